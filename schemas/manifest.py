@@ -1,0 +1,206 @@
+"""The manifest ``anchor_set.json``: the one file that makes a folder an anchor set.
+
+It lists every file with its size and SHA-256, and says how the set was made. It holds nothing
+that differs between two runs over the same inputs: no clock, no host, no absolute path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from schemas.errors import UserError
+from schemas.record import Kind, Sha256, canonical_json, first_error
+
+MANIFEST_NAME = "anchor_set.json"
+FORMAT_NAME = "anchorft/anchor-set"
+FORMAT_VERSION = "1.0"
+
+
+def safe_relative_path(value: str) -> str:
+    """Return ``value`` if it names a file below the set's folder.
+
+    Raises:
+        ValueError: it is absolute, climbs with ``..``, is not normalised, or is a URL or a pipe.
+    """
+    path = PurePosixPath(value)
+    if (
+        not value
+        or path.is_absolute()
+        or ".." in path.parts
+        or str(path) != value
+        or any(character in value for character in "\\:\0\n")
+    ):
+        raise ValueError(f"{value!r} is not a plain path below the set's folder")
+    return value
+
+
+class _Part(BaseModel):
+    # Unknown fields are kept: a newer minor version passes through an older reader unharmed.
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class FileEntry(_Part):
+    """One file of the set."""
+
+    path: str = Field(description="Relative to the set's folder, with forward slashes.")
+    bytes: int = Field(ge=0, description="Size of the file.")
+    sha256: Sha256 = Field(description="SHA-256 of the file.")
+
+    @field_validator("path")
+    @classmethod
+    def _path_stays_inside(cls, value: str) -> str:
+        return safe_relative_path(value)
+
+
+class ShardEntry(FileEntry):
+    """One tar of anchors and the parquet beside it."""
+
+    kind: Kind
+    samples: int = Field(ge=0, description="Anchors in the tar.")
+    index: FileEntry = Field(description="The parquet of records and member offsets.")
+
+
+class ModelInfo(_Part):
+    """A model that took part: its public name, never a path of the machine that ran it."""
+
+    name: str
+    weights_sha256: str = Field(description="Digest of the weights: tensor names, types, bytes.")
+
+
+class InputInfo(_Part):
+    """One input file or list slice."""
+
+    role: Literal["finetune", "pool", "evaluation", "parent"]
+    name: str = Field(description="Relative to the root of its source.")
+    fingerprint: str = Field(description="Digest of the content that was read.")
+
+
+class Counts(_Part):
+    """What one stage read, kept and dropped; read = kept + the sum of dropped."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict, description="Reason to number.")
+
+    def __add__(self, other: Counts) -> Counts:
+        dropped = dict(self.dropped)
+        for reason, number in other.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + number
+        return Counts(
+            read=self.read + other.read,
+            kept=self.kept + other.kept,
+            dropped=dict(sorted(dropped.items())),
+        )
+
+
+class Provenance(_Part):
+    """From what, and how, the set was made."""
+
+    captioner: ModelInfo | None = None
+    encoder: ModelInfo | None = None
+    index: dict[str, Any] = Field(default_factory=dict, description="Index type and parameters.")
+    inputs: list[InputInfo] = Field(default_factory=list)
+    counts: dict[str, Counts] = Field(default_factory=dict, description="By stage.")
+    config: dict[str, Any] = Field(default_factory=dict, description="The resolved options.")
+    packages: dict[str, str] = Field(default_factory=dict, description="Package to version.")
+    parents: list[str] = Field(default_factory=list, description="Digests of the parent sets.")
+
+
+class Manifest(_Part):
+    """The whole of ``anchor_set.json``."""
+
+    format: Literal["anchorft/anchor-set"] = FORMAT_NAME
+    format_version: str = FORMAT_VERSION
+    name: str
+    digest: Sha256 = Field(description="Identity of the set's data; see set_digest.")
+    kinds: list[Kind]
+    samples: int = Field(ge=0)
+    classes: list[str] = Field(
+        default_factory=list, description="Finetune classes, by class index."
+    )
+    shards: list[ShardEntry]
+    files: list[FileEntry] = Field(
+        default_factory=list, description="The other files: data card, gallery."
+    )
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """The manifest's text: readable, keys sorted, ends in a newline; ``seal`` included."""
+        import json
+
+        body = self.model_dump(exclude_none=True)
+        body["seal"] = seal(body)
+        return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Manifest:
+        """Parse and check a manifest; ``where`` names the file in errors.
+
+        Raises:
+            UserError: not JSON, another format, an unknown major version, a field amiss, a
+                digest that does not follow from the shards, or a text that was changed.
+        """
+        import json
+
+        try:
+            body = json.loads(text)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{where} is not valid JSON ({error}); fetch the anchor set again."
+            ) from None
+        if not isinstance(body, dict) or body.get("format") != FORMAT_NAME:
+            raise UserError(
+                f"{where} is not the manifest of an anchor set (no format {FORMAT_NAME!r} in it)."
+            )
+        check_version(str(body.get("format_version")), where)
+        sealed = body.pop("seal", None)
+        try:
+            manifest = cls.model_validate(body)
+        except ValidationError as error:
+            raise UserError(
+                f"{where} does not follow the manifest's schema: {first_error(error)}."
+            ) from None
+        if sealed != seal(body):
+            raise UserError(f"{where} was changed after it was written (its seal does not fit).")
+        if manifest.digest != set_digest(manifest.shards):
+            raise UserError(f"{where} has a digest that does not follow from its shards.")
+        return manifest
+
+
+def seal(body: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a manifest without its ``seal``."""
+    content = {name: value for name, value in body.items() if name != "seal"}
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def set_digest(shards: Iterable[ShardEntry]) -> str:
+    """Identity of a set's data: SHA-256 over ``sha256  path`` lines of tars and parquets.
+
+    The lines are sorted by path and look like the output of ``sha256sum``. Name, data card and
+    provenance are left out, so equal data has an equal digest whoever built it.
+    """
+    lines: list[tuple[str, str]] = []
+    for shard in shards:
+        lines.append((shard.path, shard.sha256))
+        lines.append((shard.index.path, shard.index.sha256))
+    text = "".join(f"{digest}  {path}\n" for path, digest in sorted(lines))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_version(version: str, where: str) -> None:
+    """Accept our own major version with any minor.
+
+    Raises:
+        UserError: another major version, or none at all.
+    """
+    major = version.partition(".")[0]
+    if major != FORMAT_VERSION.partition(".")[0]:
+        raise UserError(
+            f"{where} has format version {version}, but this anchorft reads "
+            f"{FORMAT_VERSION}: use an anchorft that matches, or upgrade the set."
+        )

@@ -1,0 +1,100 @@
+"""Arrow schemas of every parquet that passes from one stage to the next, or leaves in a set."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# Where a sample's image lies: a file below the root of its source and, in a tar, the byte range.
+_WHERE = [
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("source_key", pa.string(), nullable=False),
+    pa.field("offset", pa.int64()),  # null: the whole file is the image
+    pa.field("size", pa.int64(), nullable=False),
+    pa.field("image_sha256", pa.string(), nullable=False),
+    pa.field("image_ext", pa.string(), nullable=False),
+    pa.field("width", pa.int32(), nullable=False),
+    pa.field("height", pa.int32(), nullable=False),
+]
+_CLASS = [pa.field("class_index", pa.int32()), pa.field("class_name", pa.string())]
+# What a web source says of a pair; None where the release has no such column.
+WEB_FIELDS = [
+    pa.field("url", pa.string()),
+    pa.field("license", pa.string()),
+    pa.field("nsfw", pa.string()),
+    pa.field("punsafe", pa.float64()),
+    pa.field("pwatermark", pa.float64()),
+    pa.field("similarity", pa.float64()),
+    pa.field("language", pa.string()),
+]
+
+CAPTIONS = pa.schema([*_WHERE, *_CLASS, pa.field("texts", pa.list_(pa.string()))])
+"""Caption stage: one row per finetune image, captions in the order they were generated."""
+
+EMBEDDING_METADATA = pa.schema(
+    [
+        # The two columns that clip-retrieval writes, so that its tools read ours.
+        pa.field("image_path", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),
+        *_WHERE,
+        *_CLASS,
+        *WEB_FIELDS,
+    ]
+)
+"""Embed stage: row i describes row i of the .npy beside it (clip-retrieval's layout)."""
+
+NEIGHBOURS = pa.schema(
+    [
+        pa.field("query", pa.int32(), nullable=False),  # row in the query's embedding file
+        pa.field("query_class", pa.string()),
+        pa.field("pool_part", pa.int32(), nullable=False),  # number of the pool's embedding file
+        pa.field("pool_row", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),  # cosine similarity
+        pa.field("rank", pa.int32(), nullable=False),  # 0 is the nearest
+    ]
+)
+"""Retrieve stage: k rows per query, by query, then rank."""
+
+CANDIDATES = pa.schema(
+    [
+        *_WHERE,
+        pa.field("texts", pa.list_(pa.string()), nullable=False),
+        *_CLASS,
+        *WEB_FIELDS,
+        pa.field("score", pa.float64()),
+        pa.field("rank", pa.int32()),
+        pa.field("query_count", pa.int32()),
+        pa.field("query_classes", pa.list_(pa.string())),
+    ]
+)
+"""Assemble stage: what will become anchors, with the place to fetch each image from."""
+
+MEMBERS = ("image", "text", "record")
+"""Members of a sample, in tar order; the parquet holds an offset and a size for each."""
+
+RECORDS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=False),
+        pa.field("image_ext", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("texts", pa.list_(pa.string())),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),
+        *_CLASS,
+        pa.field("score", pa.float64()),
+        pa.field("rank", pa.int32()),
+        pa.field("query_count", pa.int32()),
+        pa.field("query_classes", pa.list_(pa.string())),
+        *WEB_FIELDS,
+        pa.field("extra", pa.string()),  # unknown fields of the record, as canonical JSON
+        *[
+            pa.field(f"{member}_{what}", pa.int64())
+            for member in MEMBERS
+            for what in ("offset", "size")
+        ],
+    ]
+)
+"""The parquet beside a shard: its records in tar order, and where each member's bytes lie."""
