@@ -7,6 +7,7 @@ that differs between two runs over the same inputs: no clock, no host, no absolu
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from schemas.errors import UserError
 from schemas.record import Kind, Sha256, canonical_json, first_error
 
 MANIFEST_NAME = "anchor_set.json"
-FORMAT_NAME = "anchorft/anchor-set"
+FORMAT_NAME: Literal["anchorft/anchor-set"] = "anchorft/anchor-set"
 FORMAT_VERSION = "1.0"
 
 
@@ -131,8 +132,6 @@ class Manifest(_Part):
 
     def to_json(self) -> str:
         """The manifest's text: readable, keys sorted, ends in a newline; ``seal`` included."""
-        import json
-
         body = self.model_dump(exclude_none=True)
         body["seal"] = seal(body)
         return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -145,8 +144,6 @@ class Manifest(_Part):
             UserError: not JSON, another format, an unknown major version, a field amiss, a
                 digest that does not follow from the shards, or a text that was changed.
         """
-        import json
-
         try:
             body = json.loads(text)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from schemas.errors import BadSample
 
-TEXT_COMPENSATED = "text-compensated"
-IMAGE_TEXT_PAIR = "image-text-pair"
+TEXT_COMPENSATED: Literal["text-compensated"] = "text-compensated"
+IMAGE_TEXT_PAIR: Literal["image-text-pair"] = "image-text-pair"
 Kind = Literal["text-compensated", "image-text-pair"]
 KINDS: tuple[Kind, ...] = (TEXT_COMPENSATED, IMAGE_TEXT_PAIR)
 KEY_PREFIX: dict[str, str] = {TEXT_COMPENSATED: "tc", IMAGE_TEXT_PAIR: "itp"}

@@ -1,0 +1,156 @@
+"""One way to load a CLIP: by open_clip's name and tag, from the Hub, or from a folder."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from PIL import Image
+
+from schemas.errors import UserError
+
+CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A dual encoder with all that it takes to use it and to save it again.
+
+    Attributes:
+        name: for manifests and model cards; a folder is named by its last component.
+        model: open_clip's module; ``encode_image``, ``encode_text``, ``logit_scale``.
+        preprocess: PIL image to float32 tensor [3, H, W], as at evaluation.
+        tokenizer: list of texts to int64 tensor [N, context].
+        model_cfg: open_clip's model configuration.
+        preprocess_cfg: open_clip's preprocessing configuration (size, mean, std, ...).
+    """
+
+    name: str
+    model: torch.nn.Module
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    tokenizer: Callable[[list[str]], torch.Tensor]
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+
+    def weights_sha256(self) -> str:
+        """Digest of the weights; see state_digest."""
+        return state_digest(self.model.state_dict())
+
+
+def load_clip(spec: str, *, device: str | torch.device = "cpu") -> Clip:
+    """Load a model for use in float32.
+
+    Args:
+        spec: ``NAME/TAG`` (``ViT-B-16/laion2b_s34b_b88k``; the tag may be a file of weights),
+            ``hf-hub:ORG/REPO``, or a folder with open_clip_config.json and weights
+            (``local-dir:DIR`` or just ``DIR``).
+        device: where to put it.
+
+    Raises:
+        UserError: no such model, tag or folder, or its weights cannot be fetched or read.
+    """
+    name, pretrained = resolve(spec)
+    try:
+        quick_gelu = _needs_quick_gelu(name, pretrained)
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained, device=device, force_quick_gelu=quick_gelu
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip and the Hub raise many kinds; all mean the same here
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise UserError(
+            f"the model {spec!r} could not be loaded ({type(error).__name__}: {reason}); check the "
+            f"name, the network or the folder."
+        ) from error
+    model.eval()
+    return Clip(
+        name=public_name(spec),
+        model=model,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        model_cfg=_model_config(name) | ({"quick_gelu": True} if quick_gelu else {}),
+        preprocess_cfg=dict(model.visual.preprocess_cfg),
+    )
+
+
+def resolve(spec: str) -> tuple[str, str | None]:
+    """What open_clip calls the model: its name, and the tag where there is one.
+
+    Raises:
+        UserError: not a folder of a model, nor a name and tag that open_clip knows.
+    """
+    if spec.startswith("hf-hub:"):
+        return spec, None
+    folder = Path(spec.removeprefix("local-dir:"))
+    if spec.startswith("local-dir:") or folder.is_dir():
+        if not (folder / CONFIG_NAME).is_file():
+            raise UserError(f"{str(folder)!r} is not a model folder: it has no {CONFIG_NAME}.")
+        if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+            raise UserError(f"{str(folder)!r} has no weights beside its {CONFIG_NAME}.")
+        return f"local-dir:{folder}", None
+    name, _, tag = spec.partition("/")
+    known = open_clip.list_models()
+    if name not in known:
+        raise UserError(
+            f"{spec!r} is neither a folder nor a model that open_clip knows{_nearest(name, known)}."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tag:
+        raise UserError(
+            f"{spec!r} names no weights; write {name}/TAG with one of {', '.join(tags) or 'none'}."
+        )
+    if tag not in tags and not Path(tag).is_file():
+        raise UserError(
+            f"open_clip has no weights {tag!r} for {name}{_nearest(tag, tags)}; there are "
+            f"{', '.join(tags) or 'none'}."
+        )
+    return name, tag
+
+
+def _nearest(wanted: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(wanted, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def public_name(spec: str) -> str:
+    """The spec without any path of this machine."""
+    bare = spec.removeprefix("local-dir:")
+    return Path(bare).resolve().name if Path(bare).is_dir() else spec
+
+
+def _needs_quick_gelu(name: str, tag: str | None) -> bool:
+    """Some tags (openai, ...) were trained with another GELU; open_clip only warns of it."""
+    if tag is None:
+        return False
+    return bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False))
+
+
+def _model_config(name: str) -> dict[str, Any]:
+    if name.startswith("hf-hub:"):
+        return dict(open_clip.factory._get_hf_config(name.removeprefix("hf-hub:"))["model_cfg"])
+    if name.startswith("local-dir:"):
+        text = (Path(name.removeprefix("local-dir:")) / CONFIG_NAME).read_text("utf-8")
+        return dict(json.loads(text)["model_cfg"])
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise UserError(f"the configuration of {name!r} could not be read.")
+    return dict(config)
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Through uint8, since numpy has no bfloat16.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

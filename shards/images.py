@@ -1,0 +1,81 @@
+"""Image bytes to pixels, the same way for the captioner, the encoder and the trainer."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from schemas.errors import BadSample
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before any pixel is decoded: a few bytes can claim gigabytes."""
+
+# PIL's format to the member's extension; MPO is what phones call a JPEG with a second picture.
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What an image's header says: file extension, width and height in pixels as stored."""
+
+    ext: str
+    width: int
+    height: int
+
+
+def decode_image(data: bytes) -> tuple[Image.Image, ImageInfo]:
+    """Decode to an upright RGB image (EXIF orientation applied; CMYK, grey, palette converted).
+
+    Returns:
+        The image (mode RGB, 8 bits a channel) and its header.
+
+    Raises:
+        BadSample: ``empty_file``, ``not_an_image``, ``unsupported_format``, ``too_many_pixels``,
+            ``truncated_image`` or ``corrupt_image``.
+    """
+    if not data:
+        raise BadSample("empty_file", "no bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's own bomb warning; ours below is an error
+            image = Image.open(io.BytesIO(data))
+            info = _header(image)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image)), info
+    except BadSample:
+        raise
+    except UnidentifiedImageError:
+        raise BadSample("not_an_image", "no image format was recognised") from None
+    except Image.DecompressionBombError as error:
+        raise BadSample("too_many_pixels", str(error)) from None
+    except OSError as error:
+        truncated = "truncated" in str(error) or "unexpected end" in str(error).lower()
+        reason = "truncated_image" if truncated else "corrupt_image"
+        raise BadSample(reason, str(error)) from None
+    except Exception as error:  # PIL's decoders raise whatever a broken file drives them to
+        raise BadSample("corrupt_image", f"{type(error).__name__}: {error}") from None
+
+
+def _header(image: Image.Image) -> ImageInfo:
+    width, height = image.size
+    if image.format not in _EXTENSIONS:
+        raise BadSample("unsupported_format", f"{image.format} is not one of JPEG, PNG, WebP")
+    if width * height > MAX_PIXELS:
+        raise BadSample("too_many_pixels", f"{width} x {height} is over {MAX_PIXELS:,} pixels")
+    return ImageInfo(_EXTENSIONS[image.format], width, height)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey: PIL's conversion would clip, not scale
+        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode in ("P", "PA", "LA") or "transparency" in image.info:
+        # Through RGBA, so that a transparent palette entry does not come out as a stray colour.
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,224 @@
+"""Places: local paths and fsspec URLs, brace ranges, globs, byte ranges, atomic writes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from braceexpand import braceexpand
+
+from schemas.errors import UserError
+
+# On these a file appears whole when its upload ends, and a rename is a copy: write in place.
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "hf", "memory"}
+_CHUNK = 1 << 20
+
+
+def filesystem(place: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a place and the path within it.
+
+    Raises:
+        UserError: the URL's protocol is unknown, or its package is not installed.
+    """
+    if place.startswith("pipe:"):
+        raise UserError(f"{place!r} would run a shell command; give a path or an fsspec URL.")
+    try:
+        fs, path = fsspec.core.url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{place!r} cannot be opened: {error}.") from None
+    return fs, path
+
+
+def is_local(place: str) -> bool:
+    """True for a path of this machine."""
+    return "://" not in place or place.startswith(("file://", "local://"))
+
+
+def join(root: str, *parts: str) -> str:
+    """``root`` and relative parts, joined by forward slashes, URLs included."""
+    return "/".join([root.rstrip("/") or "/", *parts]) if parts else root
+
+
+def parent_and_name(place: str) -> tuple[str, str]:
+    """Split off the last component of a path or URL."""
+    head, _, tail = place.rstrip("/").rpartition("/")
+    return head or ("/" if place.startswith("/") else "."), tail
+
+
+def exists(place: str) -> bool:
+    """True if a file or folder is there."""
+    fs, path = filesystem(place)
+    return bool(fs.exists(path))
+
+
+def is_folder(place: str) -> bool:
+    """True if a folder (or a non-empty prefix of an object store) is there."""
+    fs, path = filesystem(place)
+    return bool(fs.isdir(path))
+
+
+def expand(place: str) -> list[str]:
+    """Files that a brace range or a glob names, sorted within each glob.
+
+    ``part-{00000..00003}.tar`` names four files whether or not they exist; ``part-*.tar`` names
+    those that do.
+
+    Raises:
+        UserError: a glob that matches nothing, or braces that do not close.
+    """
+    try:
+        patterns = list(braceexpand(place))
+    except ValueError:
+        raise UserError(f"{place!r} has a brace that does not close.") from None
+    found: list[str] = []
+    for pattern in patterns:
+        if not any(character in pattern for character in "*?["):
+            found.append(pattern)
+            continue
+        fs, path = filesystem(pattern)
+        matches = sorted(fs.glob(path))
+        if not matches:
+            raise UserError(f"no file matches {pattern!r}; check the path.")
+        found.extend(same_kind(pattern, match) for match in matches)
+    return found
+
+
+def same_kind(like: str, path: str) -> str:
+    """Give a filesystem's bare ``path`` the protocol that ``like`` has, and stay relative to it."""
+    if "://" in like:
+        return path if "://" in path else f"{like.split('://', 1)[0]}://{path.lstrip('/')}"
+    return path if Path(like).is_absolute() else os.path.relpath(path)
+
+
+def list_folder(place: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files directly in a folder, sorted, hidden ones left out.
+
+    Raises:
+        UserError: it is not there or not a folder.
+    """
+    fs, path = filesystem(place)
+    try:
+        entries = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{place!r} is not a folder; check the path.") from None
+    folders: list[str] = []
+    files: list[str] = []
+    for entry in entries:
+        name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+        if name.startswith(".") or entry["name"].rstrip("/") == path.rstrip("/"):
+            continue
+        (folders if entry["type"] == "directory" else files).append(name)
+    return sorted(folders), sorted(files)
+
+
+def find_files(place: str) -> list[str]:
+    """All files below a folder, as sorted paths relative to it; hidden ones are left out."""
+    fs, path = filesystem(place)
+    base = path.rstrip("/") + "/"
+    names = (name[len(base) :] for name in fs.find(path) if name.startswith(base))
+    return sorted(n for n in names if not any(part.startswith(".") for part in n.split("/")))
+
+
+def open_read(place: str) -> BinaryIO:
+    """Open a file for reading, seekable.
+
+    Raises:
+        UserError: it is not there.
+    """
+    fs, path = filesystem(place)
+    try:
+        return fs.open(path, "rb")  # type: ignore[no-any-return]
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{place!r} is not there or is not a file; check the path.") from None
+
+
+def read_bytes(place: str, offset: int | None = None, size: int | None = None) -> bytes:
+    """The file's bytes, or ``size`` of them from ``offset``.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if offset is None and is_local(place):
+        try:
+            return Path(place.split("://", 1)[-1]).read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            raise UserError(f"{place!r} is not there or is not a file; check the path.") from None
+    with open_read(place) as file:
+        file.seek(offset or 0)
+        return file.read(-1 if size is None else size)
+
+
+@contextlib.contextmanager
+def atomic_write(place: str) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all.
+
+    Local: a temporary file in the same folder, synced, then renamed. Elsewhere: a local
+    temporary file, uploaded when it is complete; renamed there too where an upload is not atomic.
+    The process may die at any point; what it leaves are temporary names only.
+    """
+    fs, path = filesystem(place)
+    folder, name = parent_and_name(path)
+    fs.makedirs(folder, exist_ok=True)
+    local = is_local(place)
+    temporary = Path(folder if local else tempfile.gettempdir()) / f".{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            if local:
+                os.fsync(file.fileno())
+        if local:
+            temporary.replace(path)
+        elif place.split("://", 1)[0] in _OBJECT_STORES:
+            fs.put_file(str(temporary), path)
+        else:
+            hidden = join(folder, temporary.name)
+            fs.put_file(str(temporary), hidden)
+            fs.mv(hidden, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(place: str, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_write(place) as file:
+        file.write(data)
+
+
+def copy_out(place: str, target: Path) -> None:
+    """Copy a file from any place to a local path."""
+    with open_read(place) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, _CHUNK)
+
+
+def sha256_file(place: str) -> tuple[str, int]:
+    """SHA-256 (hex) and size in bytes of a file."""
+    digest, size = hashlib.sha256(), 0
+    with open_read(place) as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+def content_fingerprint(place: str) -> str:
+    """A digest that changes when the file's content does; dates play no part.
+
+    Object stores keep a checksum of the content (an ETag, MD5 or CRC), which saves reading it;
+    elsewhere the file is read.
+    """
+    fs, path = filesystem(place)
+    if not is_local(place):
+        info = fs.info(path)
+        for field in ("ETag", "etag", "md5Hash", "content_md5", "crc32c"):
+            if info.get(field):
+                return f"{field.lower()}:{info['size']}:{str(info[field]).strip(chr(34))}"
+    return "sha256:" + sha256_file(place)[0]

@@ -1,0 +1,163 @@
+"""Reading anchor sets: the manifest, the records, and any sample's bytes by offset."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import BadSample, UserError
+from schemas.manifest import MANIFEST_NAME, Manifest, ShardEntry
+from schemas.record import AnchorRecord, Kind
+from schemas.tables import RECORDS
+from shards import places
+from shards.tars import OnBad
+from shards.writer import row_record
+
+
+@dataclass(frozen=True)
+class AnchorSet:
+    """An anchor set that is on a disk or in a store; reads lazily.
+
+    Attributes:
+        root: the set's folder.
+        manifest: its manifest, already checked against the schema and its own seal.
+    """
+
+    root: str
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, root: str) -> AnchorSet:
+        """Open a set.
+
+        Raises:
+            UserError: the folder holds no manifest, or one that is broken or of another version.
+        """
+        place = places.join(root, MANIFEST_NAME)
+        if not places.exists(place):
+            raise UserError(
+                f"{root!r} is not an anchor set: it holds no {MANIFEST_NAME} (an unfinished build "
+                f"has none)."
+            )
+        return cls(root, Manifest.from_json(places.read_bytes(place), place))
+
+    def shards(self, kind: Kind | None = None) -> list[ShardEntry]:
+        """The shards of a kind (default: all), in the manifest's order."""
+        return [shard for shard in self.manifest.shards if kind is None or shard.kind == kind]
+
+    def table(self, shard: ShardEntry) -> pa.Table:
+        """The records of a shard and its members' offsets (schemas.tables.RECORDS).
+
+        Raises:
+            UserError: the parquet is missing, changed, or not of this schema.
+        """
+        place = places.join(self.root, shard.index.path)
+        data = places.read_bytes(place)
+        if hashlib.sha256(data).hexdigest() != shard.index.sha256:
+            raise UserError(f"{place!r} is not the file that the manifest names; fetch it again.")
+        table = pq.read_table(io.BytesIO(data))
+        missing = [name for name in RECORDS.names if name not in table.column_names]
+        if missing or table.num_rows != shard.samples:
+            raise UserError(f"{place!r} does not hold the manifest's {shard.samples} records.")
+        return table
+
+    def place(self, shard: ShardEntry) -> str:
+        """Where a shard's tar lies."""
+        return places.join(self.root, shard.path)
+
+    def samples(
+        self, on_bad: OnBad, kind: Kind | None = None
+    ) -> Iterator[tuple[AnchorRecord, bytes | None]]:
+        """Every record with its image's bytes (None in a set without images), in order.
+
+        Args:
+            on_bad: told of an image whose bytes are not those of the record.
+            kind: only this kind.
+        """
+        with RangeReader() as reader:
+            for shard in self.shards(kind):
+                place = self.place(shard)
+                for row in self.table(shard).to_pylist():
+                    try:
+                        yield row_record(row), read_image(reader, place, row)
+                    except BadSample as problem:
+                        on_bad(str(row["key"]), problem)
+
+
+def read_image(reader: RangeReader, place: str, row: dict[str, Any]) -> bytes | None:
+    """The bytes of a row's image, checked against its hash; None if the set has no images.
+
+    Raises:
+        BadSample: ``hash_mismatch``: the tar was changed or cut after it was written.
+    """
+    if row["image_offset"] is None:
+        return None
+    data = reader.read(place, row["image_offset"], row["image_size"])
+    if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
+        raise BadSample("hash_mismatch", f"{row['key']} in {place}")
+    return data
+
+
+@dataclass
+class RangeReader:
+    """Reads byte ranges and keeps the last few files open; one per process or thread.
+
+    Local files are read with pread, so that a range costs one system call.
+    """
+
+    keep: int = 32
+    _open: OrderedDict[str, int | BinaryIO] = field(default_factory=OrderedDict, repr=False)
+
+    def read(self, place: str, offset: int | None, size: int) -> bytes:
+        """``size`` bytes of ``place`` from ``offset`` (None: from the start).
+
+        Raises:
+            UserError: the file is not there.
+        """
+        handle = self._handle(place)
+        if isinstance(handle, int):
+            return os.pread(handle, size, offset or 0)
+        handle.seek(offset or 0)
+        return handle.read(size)
+
+    def _handle(self, place: str) -> int | BinaryIO:
+        if place in self._open:
+            self._open.move_to_end(place)
+            return self._open[place]
+        if places.is_local(place):
+            try:
+                handle: int | BinaryIO = os.open(place.split("://", 1)[-1], os.O_RDONLY)
+            except (FileNotFoundError, IsADirectoryError):
+                raise UserError(f"{place!r} is not there; check the path.") from None
+        else:
+            handle = places.open_read(place)
+        self._open[place] = handle
+        if len(self._open) > self.keep:
+            _close(self._open.popitem(last=False)[1])
+        return handle
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._open:
+            _close(self._open.popitem()[1])
+
+    def __enter__(self) -> RangeReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _close(handle: int | BinaryIO) -> None:
+    if isinstance(handle, int):
+        os.close(handle)
+    else:
+        handle.close()

@@ -1,0 +1,189 @@
+"""Sources that are lists of image files: an image folder, or a CSV, TSV or parquet list."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import BadSample, UserError
+from shards import places
+from shards.sources.base import LIST_SLICE, ListItem, Sample, Unit
+from shards.tars import OnBad
+
+_NOT_DATA = {"classnames.txt", "classnames.json", "templates.txt"}
+_PATH_COLUMNS = ("filepath", "path", "image_path", "file", "image")
+_LABEL_COLUMNS = ("label", "class", "class_name", "cls", "title", "caption")
+
+
+class FileList:
+    """A labelled list of image files, cut into slices of LIST_SLICE images."""
+
+    def __init__(self, place: str, root: str, items: list[ListItem], classes: list[str]) -> None:
+        self.place = place
+        self.classes = classes
+        slices = range(0, len(items), LIST_SLICE)
+        self.units = [
+            Unit(
+                number=number,
+                name=f"images-{number:05d}",
+                root=root,
+                items=tuple(items[start : start + LIST_SLICE]),
+            )
+            for number, start in enumerate(slices)
+        ]
+
+    def read(self, unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
+        """The slice's images in order. Reasons: ``missing_file``, ``no_class_folder``."""
+        return read_list(unit, on_bad)
+
+
+def read_list(unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
+    """Read a slice of a list of files; see FileList.read."""
+    for item in unit.items:
+        key = str(PurePosixPath(item.path).with_suffix(""))
+        if item.class_index is None:
+            on_bad(key, BadSample("no_class_folder", f"{item.path} lies outside a class folder"))
+            continue
+        try:
+            image = places.read_bytes(places.join(unit.root, item.path))
+        except UserError as error:
+            on_bad(key, BadSample("missing_file", str(error)))
+            continue
+        except OSError as error:
+            on_bad(key, BadSample("unreadable_file", str(error)))
+            continue
+        # The path with its extension tells a.jpg and a.png apart.
+        yield Sample(item.path, item.path, None, len(image), image, item.class_index, item.text)
+
+
+def open_image_folder(place: str, classnames: str | None = None) -> FileList:
+    """``ROOT/CLASS/**/name.jpg``, as torchvision's ImageFolder: classes are sorted folders.
+
+    Every file that is not hidden counts as an image, so that a broken one is reported and not
+    passed over. ``classnames.txt`` or ``.json`` in the root, or the file named, gives folders
+    text names.
+
+    Raises:
+        UserError: no class folders, or one without files.
+    """
+    folders, at_root = places.list_folder(place)
+    if not folders:
+        raise UserError(
+            f"{place!r} holds no class folders; an image folder has one folder of images a class."
+        )
+    index = {folder: number for number, folder in enumerate(folders)}
+    paths = [path for path in places.find_files(place) if path not in _NOT_DATA]
+    full = {path.split("/", 1)[0] for path in paths if "/" in path}
+    for folder in folders:
+        if folder not in full:
+            raise UserError(
+                f"class folder {places.join(place, folder)!r} is empty; add images or remove it."
+            )
+    items = [
+        ListItem(path, index[path.split("/", 1)[0]] if "/" in path else None)
+        for path in paths
+        if "/" in path or PurePosixPath(path).suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}
+    ]
+    if classnames is None:
+        beside = [name for name in ("classnames.txt", "classnames.json") if name in at_root]
+        classnames = places.join(place, beside[0]) if beside else None
+    names = folder_names(classnames, folders) if classnames else folders
+    return FileList(place, place, items, [name.replace("_", " ") for name in names])
+
+
+def folder_names(place: str, folders: list[str]) -> list[str]:
+    """Text names for class folders, from a file.
+
+    JSON: an object of folder to name, or an array in folder order. Text: one ``folder<blank>name``
+    a line, or one name a line in folder order. (ImageNet: ``n01440764 tench``.)
+
+    Raises:
+        UserError: the file names a folder that is not there, or leaves one out.
+    """
+    text = places.read_bytes(place).decode()
+    if place.endswith(".json"):
+        content = json.loads(text)
+        mapping = content if isinstance(content, dict) else None
+        lines = [] if mapping is not None else [str(name) for name in content]
+    else:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        pairs = [line.split(None, 1) for line in lines]
+        keyed = all(len(pair) == 2 for pair in pairs) and any(p[0] in folders for p in pairs)
+        mapping = {pair[0]: pair[1] for pair in pairs} if keyed else None
+    if mapping is None:
+        if len(lines) != len(folders):
+            raise UserError(
+                f"{place!r} has {len(lines)} class names for {len(folders)} class folders; "
+                f"give one a folder."
+            )
+        return lines
+    absent = sorted(set(mapping) - set(folders))
+    if absent:
+        raise UserError(f"{place!r} names class folder {absent[0]!r}, which is not there.")
+    unnamed = [folder for folder in folders if folder not in mapping]
+    if unnamed:
+        raise UserError(f"{place!r} has no name for class folder {unnamed[0]!r}; add a line.")
+    return [str(mapping[folder]) for folder in folders]
+
+
+def open_table(place: str, classnames: str | None = None) -> FileList:
+    """A CSV, TSV or parquet list of image path and label; paths are relative to the list.
+
+    The path column is the first of filepath, path, image_path, file, image; the label column
+    the first of label, class, class_name, cls, title, caption (open_clip's and FLYP's lists have
+    ``filepath`` and ``title``). A label is a class name, or an integer into ``classnames``.
+
+    Raises:
+        UserError: a column is missing, or an integer label has no class name.
+    """
+    table = _read_table(place)
+    path_column = _first_of(_PATH_COLUMNS, table, place)
+    label_column = _first_of(_LABEL_COLUMNS, table, place)
+    paths = [str(value) for value in table[path_column].to_pylist()]
+    labels = table[label_column].to_pylist()
+    if classnames:
+        text = places.read_bytes(classnames).decode()
+        classes = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        classes = sorted({str(label) for label in labels})
+    index = {name: number for number, name in enumerate(classes)}
+    items = []
+    root = places.parent_and_name(place)[0]
+    for path, label in zip(paths, labels, strict=True):
+        number = index.get(str(label))
+        if number is None and str(label).isdigit() and int(label) < len(classes):
+            number = int(label)
+        if number is None:
+            raise UserError(
+                f"{place!r}: label {label!r} of {path!r} is not among the {len(classes)} class "
+                f"names; correct the list or the class names."
+            )
+        items.append(ListItem(path, number))
+    return FileList(place, root, items, classes)
+
+
+def _read_table(place: str) -> pa.Table:
+    data = places.read_bytes(place)
+    if place.endswith(".parquet"):
+        return pq.read_table(io.BytesIO(data))
+    delimiter = "\t" if place.endswith(".tsv") or b"\t" in data.split(b"\n", 1)[0] else ","
+    rows = list(csv.DictReader(io.StringIO(data.decode()), delimiter=delimiter))
+    if not rows:
+        raise UserError(f"{place!r} has no rows below its header.")
+    return pa.Table.from_pylist(rows)
+
+
+def _first_of(wanted: tuple[str, ...], table: pa.Table, place: str) -> str:
+    for name in wanted:
+        if name in table.column_names:
+            return name
+    raise UserError(
+        f"{place!r} has the columns {', '.join(table.column_names)}, "
+        f"but none of {', '.join(wanted)}."
+    )
