@@ -1,0 +1,152 @@
+"""``anchorft-build``: build an anchor set. See pipelines.options for what it takes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.runners.runner import PipelineResult
+
+from models.clip import resolve
+from pipelines import caption, embed, retrieve
+from pipelines.build import run
+from pipelines.captioner import check_captioner
+from pipelines.options import BuildConfig, parse
+from pipelines.progress import Progress
+from schemas.errors import UserError
+from schemas.manifest import MANIFEST_NAME
+from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
+from shards import places
+from shards.reader import AnchorSet
+from shards.sources import Source, open_labelled, open_pool
+
+_NOTE = "build.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a build; 0 when the set is complete, 2 when something must be mended first."""
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    try:
+        config, options = parse(sys.argv[1:] if argv is None else argv)
+        result = build(config, options)
+    except UserError as error:
+        print(f"anchorft-build: error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        sentence = user_sentence(error)
+        if sentence is None:
+            raise
+        print(f"anchorft-build: error: {sentence}", file=sys.stderr)
+        return 2
+    print_counts(result)
+    if "assemble" in config.stages:
+        manifest = AnchorSet.open(config.output).manifest
+        print(f"{config.output}: {manifest.samples:,} anchors in {len(manifest.shards)} shards")
+        print(f"digest {manifest.digest}")
+    return 0
+
+
+def build(config: BuildConfig, options: object) -> PipelineResult:
+    """Check the sources, the models and the output, then run the pipeline.
+
+    Raises:
+        UserError: something is missing, unknown or in the way.
+    """
+    finetune = open_labelled(config.finetune, config.classnames)
+    pool = None
+    if IMAGE_TEXT_PAIR in config.kinds:
+        assert config.pool is not None
+        pool = open_pool(config.pool)
+        if "embed" in config.stages:
+            resolve(config.encoder)
+    if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
+        check_captioner(config.captioner)
+    complete = claim_output(config)
+    with Progress(config.work, _units(config, finetune, pool)):
+        return run(config, options, finetune, pool, complete=complete)
+
+
+def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[str, int]:
+    units: dict[str, int] = {}
+    if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
+        units[caption.STAGE] = len(finetune.units)
+    if pool is not None and "embed" in config.stages:
+        units[embed.FINETUNE] = len(finetune.units)
+        units[embed.POOL] = len(pool.units)
+    if pool is not None and "retrieve" in config.stages:
+        units[retrieve.STAGE] = len(finetune.units)
+    return units
+
+
+def claim_output(config: BuildConfig) -> bool:
+    """Make sure that the output is ours to write; True if it already is this build's set.
+
+    The work folder remembers which build it belongs to: the same one may go on, another may
+    not touch the output without --force.
+
+    Raises:
+        UserError: the output holds another set, another build's shards or something else.
+    """
+    note = places.join(config.work, _NOTE)
+    ours = False
+    if places.exists(note):
+        ours = json.loads(places.read_bytes(note)).get("build") == config.build_id()
+    manifest = places.join(config.output, MANIFEST_NAME)
+    complete = places.exists(manifest)
+    if "assemble" in config.stages and not config.force and not ours:
+        if complete:
+            raise UserError(
+                f"{config.output!r} already holds another anchor set; give another --output, or "
+                f"--force to replace it."
+            )
+        if places.exists(config.output) and any(map(len, places.list_folder(config.output))):
+            raise UserError(
+                f"{config.output!r} is not empty and does not belong to this build; give another "
+                f"--output, or --force to write into it."
+            )
+    if config.force and complete and "assemble" in config.stages:
+        fs, path = places.filesystem(manifest)
+        fs.rm(path)  # first, so that the folder does not look like a set while it changes
+        complete = False
+    places.write_bytes(note, json.dumps({"build": config.build_id()}).encode())
+    return complete
+
+
+def user_sentence(error: BaseException) -> str | None:
+    """Find the UserError that ended a job: runners wrap what a worker raised, or quote it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return re.sub(r" \[while running '.*", "", str(seen), flags=re.DOTALL)
+        seen = seen.__cause__ or seen.__context__
+    found = re.findall(
+        r"schemas\.errors\.UserError: (.*?)(?: \[while running|\\n|\n|$)", str(error)
+    )
+    return found[-1] if found else None
+
+
+def print_counts(result: PipelineResult) -> None:
+    """What each stage read, kept and dropped, from Beam's counters."""
+    counters: dict[str, dict[str, int]] = {}
+    for counter in result.metrics().query(MetricsFilter())["counters"]:
+        metric = counter.key.metric
+        if "/" in metric.name or metric.name in ("read", "kept"):
+            counters.setdefault(metric.namespace, {})[metric.name] = counter.result
+    for stage, values in sorted(counters.items()):
+        dropped = ", ".join(
+            f"{name.removeprefix('dropped/')} {number:,}"
+            for name, number in sorted(values.items())
+            if name.startswith("dropped/")
+        )
+        print(
+            f"{stage}: read {values.get('read', 0):,}, kept {values.get('kept', 0):,}"
+            + (f", dropped {dropped}" if dropped else "")
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+"""Stage 4, assemble: candidates of both kinds, cut into shards, and the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines import embed
+from pipelines.parts import Part, fingerprint, read_table, required_parts, write_part
+from pipelines.reading import publish
+from schemas.errors import UserError
+from schemas.manifest import Counts, ShardEntry
+from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, AnchorRecord, Kind, anchor_key
+from schemas.tables import CANDIDATES, WEB_FIELDS
+from shards import places
+from shards.reader import RangeReader
+from shards.writer import write_shard
+
+CANDIDATE_STAGE = {
+    TEXT_COMPENSATED: "candidates-text-compensated",
+    IMAGE_TEXT_PAIR: "candidates-image-text-pair",
+}
+
+
+class Union(NamedTuple):
+    """Pool rows that queries retrieved: one entry per (query, row), arrays of equal length."""
+
+    row: NDArray[np.int32]
+    score: NDArray[np.float32]
+    rank: NDArray[np.int32]
+    query_class: list[str]
+
+
+class TextCompensated(beam.PTransform):  # type: ignore[misc]
+    """``PCollection[Part] of captions -> PCollection[Part] of candidates``."""
+
+    def __init__(self, *, work: str) -> None:
+        super().__init__()
+        self._work = work
+
+    def expand(self, captions: beam.PCollection[Part]) -> beam.PCollection[Part]:
+        """See the class."""
+        return captions | beam.Map(caption_candidates, self._work)
+
+
+class ImageTextPairs(beam.PTransform):  # type: ignore[misc]
+    """``PCollection[Part] of neighbours -> PCollection[Part] of candidates``.
+
+    The union over all queries, grouped by pool part: each pool sample once, with its best score
+    and rank and the classes that asked for it.
+
+    Args:
+        work: the work folder.
+        min_score: least cosine similarity that counts.
+    """
+
+    def __init__(self, *, work: str, min_score: float) -> None:
+        super().__init__()
+        self._work = work
+        self._min_score = min_score
+
+    def expand(self, neighbours: beam.PCollection[Part]) -> beam.PCollection[Part]:
+        """See the class."""
+        return (
+            neighbours
+            | "ByPoolPart" >> beam.FlatMap(by_pool_part, self._work, self._min_score)
+            | beam.GroupByKey()
+            | "Union" >> beam.Map(pair_candidates, self._work)
+        )
+
+
+def caption_candidates(part: Part, work: str) -> Part:
+    """Every captioned image is a candidate."""
+    table = read_table(work, part)
+    stage = CANDIDATE_STAGE[TEXT_COMPENSATED]
+    counts = Counts(read=table.num_rows, kept=table.num_rows)
+    publish(stage, counts)
+    made = Part(
+        stage,
+        part.number,
+        part.name,
+        table.num_rows,
+        fingerprint(stage, part.fingerprint),
+        part.input_fingerprint,
+        counts,
+    )
+    return write_part(work, made, _as_candidates(table.to_pylist()))
+
+
+def by_pool_part(part: Part, work: str, min_score: float) -> Iterator[tuple[int, Union]]:
+    """Split a table of neighbours by the pool part that they lie in."""
+    table = read_table(work, part)
+    pool_part, row, score, rank = (
+        table.column(name).to_numpy() for name in ("pool_part", "pool_row", "score", "rank")
+    )
+    classes = np.asarray(table.column("query_class").to_pylist(), dtype=object)
+    enough = score >= min_score
+    for number in np.unique(pool_part[enough]):
+        mine = enough & (pool_part == number)
+        yield int(number), Union(row[mine], score[mine], rank[mine], list(classes[mine]))
+
+
+def pair_candidates(group: tuple[int, Iterable[Union]], work: str) -> Part:
+    """Join the union with the pool's metadata; samples without text are dropped and counted."""
+    number, unions = group
+    best: dict[int, dict[str, Any]] = {}
+    for union in unions:
+        for row, score, rank, query_class in zip(*union, strict=True):
+            entry = best.setdefault(
+                int(row), {"score": -2.0, "rank": int(rank), "query_count": 0, "classes": set()}
+            )
+            entry["score"] = max(entry["score"], float(score))
+            entry["rank"] = min(entry["rank"], int(rank))
+            entry["query_count"] += 1
+            entry["classes"].add(query_class)
+    pool = required_parts(work, embed.POOL, [number])[0]
+    metadata = read_table(work, pool).take(pa.array(sorted(best)))
+    rows: list[dict[str, Any]] = []
+    for row, values in zip(sorted(best), metadata.to_pylist(), strict=True):
+        text = " ".join((values["caption"] or "").replace("\0", " ").split())
+        if not text:
+            continue
+        entry = best[row]
+        rows.append(
+            values
+            | {
+                "texts": [text],
+                # Six decimals: what two machines' float32 sums agree on.
+                "score": round(entry["score"], 6),
+                "rank": entry["rank"],
+                "query_count": entry["query_count"],
+                "query_classes": sorted(c for c in entry["classes"] if c is not None),
+            }
+        )
+    stage = CANDIDATE_STAGE[IMAGE_TEXT_PAIR]
+    dropped = len(best) - len(rows)
+    counts = Counts(
+        read=len(best), kept=len(rows), dropped={"empty_text": dropped} if dropped else {}
+    )
+    publish(stage, counts)
+    table = _as_candidates(rows)
+    # Of the candidates themselves: another retrieval that finds the same ones changes nothing.
+    content = fingerprint(stage, pool.fingerprint, table.to_pylist())
+    made = Part(stage, number, pool.name, len(rows), content, pool.input_fingerprint, counts)
+    return write_part(work, made, table)
+
+
+def _as_candidates(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=CANDIDATES)
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What goes into one shard: row ranges [start, stop) of candidate parts, in order."""
+
+    kind: Kind
+    number: int
+    slices: tuple[tuple[int, int, int], ...]
+    fingerprint: str
+
+
+def plan_shards(kind: Kind, parts: list[Part], shard_size: int) -> list[ShardPlan]:
+    """Cut the candidates of a kind, in the order of parts and rows, into shards of equal size."""
+    plans: list[ShardPlan] = []
+    current: list[tuple[int, int, int]] = []
+    made_of: list[Any] = []
+    room = shard_size
+
+    def close() -> None:
+        nonlocal current, made_of, room
+        if current:
+            wanted = fingerprint(kind, len(plans), made_of)
+            plans.append(ShardPlan(kind, len(plans), tuple(current), wanted))
+        current, made_of, room = [], [], shard_size
+
+    for part in sorted(parts, key=lambda part: part.number):
+        start = 0
+        while start < part.rows:
+            stop = min(part.rows, start + room)
+            current.append((part.number, start, stop))
+            made_of.append([part.fingerprint, start, stop])
+            room -= stop - start
+            start = stop
+            if room == 0:
+                close()
+    close()
+    return plans
+
+
+class WriteShards(beam.PTransform):  # type: ignore[misc]
+    """``PCollection[ShardPlan] -> PCollection[ShardEntry]``: tar and parquet of each.
+
+    Args:
+        work: the work folder.
+        output: the set's folder.
+        roots: per kind, the root that its sources' paths are relative to.
+        complete: the output already is a set; a shard that would differ is an error.
+    """
+
+    def __init__(self, *, work: str, output: str, roots: dict[str, str], complete: bool) -> None:
+        super().__init__()
+        self._writer = ShardWriter(work, output, roots, complete)
+
+    def expand(self, plans: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardEntry]:
+        """See the class."""
+        return plans | beam.Reshuffle() | beam.Map(self._writer.write)
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes the shard of a plan, unless an earlier run has."""
+
+    work: str
+    output: str
+    roots: dict[str, str]
+    complete: bool
+
+    def write(self, plan: ShardPlan) -> ShardEntry:
+        """Write one shard; see WriteShards.
+
+        Raises:
+            UserError: an image is not what it was when the earlier stages read it, or the
+                output is a finished set of other anchors.
+        """
+        note = places.join(self.work, "shards", f"{plan.kind}-{plan.number:05d}.json")
+        entry = self._written(note, plan)
+        if entry is None:
+            if self.complete:
+                raise UserError(
+                    f"{self.output!r} already holds a set made from other inputs; give another "
+                    f"--output, or --force to replace it."
+                )
+            entry = write_shard(self.output, plan.kind, plan.number, self._samples(plan))
+            text = json.dumps({"plan": plan.fingerprint, "entry": entry.model_dump()})
+            places.write_bytes(note, text.encode())
+        publish("assemble", Counts(read=entry.samples, kept=entry.samples))
+        return entry
+
+    def _written(self, note: str, plan: ShardPlan) -> ShardEntry | None:
+        if not places.exists(note):
+            return None
+        body = json.loads(places.read_bytes(note))
+        if body["plan"] != plan.fingerprint:
+            return None
+        entry = ShardEntry.model_validate(body["entry"])
+        for file in (entry, entry.index):
+            place = places.join(self.output, file.path)
+            if not places.exists(place) or places.sha256_file(place)[0] != file.sha256:
+                return None
+        return entry
+
+    def _samples(self, plan: ShardPlan) -> Iterator[tuple[AnchorRecord, bytes]]:
+        root = self.roots[plan.kind]
+        stage = CANDIDATE_STAGE[plan.kind]
+        with RangeReader() as reader:
+            for number, start, stop in plan.slices:
+                part = required_parts(self.work, stage, [number])[0]
+                for row in read_table(self.work, part).slice(start, stop - start).to_pylist():
+                    image = reader.read(
+                        places.join(root, row["source"]), row["offset"], row["size"]
+                    )
+                    if hashlib.sha256(image).hexdigest() != row["image_sha256"]:
+                        raise UserError(
+                            f"{row['source_key']} in {row['source']!r} changed while the set was "
+                            f"built; run the build again."
+                        )
+                    yield candidate_record(plan.kind, row), image
+
+
+def candidate_record(kind: Kind, row: dict[str, Any]) -> AnchorRecord:
+    """The anchor's record from a row of schemas.tables.CANDIDATES."""
+    texts = row["texts"]
+    fields = {
+        name: row[name]
+        for name in (
+            "image_sha256",
+            "image_ext",
+            "width",
+            "height",
+            "source",
+            "source_key",
+            "class_index",
+            "class_name",
+            "score",
+            "rank",
+            "query_count",
+            *[field.name for field in WEB_FIELDS],
+        )
+        if row[name] is not None
+    }
+    return AnchorRecord(
+        key=anchor_key(kind, row["image_sha256"], row["source"], row["source_key"]),
+        kind=kind,
+        text=texts[0],
+        texts=texts if len(texts) > 1 else [],
+        query_classes=row["query_classes"] or [],
+        **fields,
+    )

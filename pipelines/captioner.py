@@ -1,0 +1,139 @@
+"""The captioner: images to texts. BLIP through transformers, behind a small interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from PIL import Image
+
+from models.clip import public_name, state_digest
+from schemas.errors import UserError
+from schemas.manifest import ModelInfo
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are decoded; recorded in the manifest.
+
+    Attributes:
+        mode: greedy, beam (num_beams) or nucleus (top_p, seed; Holtzman et al., ICLR 2020).
+        prompt: text that each caption continues; it stays part of the caption.
+        captions_per_image: sequences returned per image.
+        max_new_tokens, min_new_tokens: length limits in tokens, the prompt apart.
+    """
+
+    mode: Literal["greedy", "beam", "nucleus"] = "greedy"
+    num_beams: int = 1
+    top_p: float = 1.0
+    prompt: str = ""
+    captions_per_image: int = 1
+    max_new_tokens: int = 40
+    min_new_tokens: int = 0
+    seed: int = 0
+
+    def generate_arguments(self) -> dict[str, Any]:
+        """Arguments of transformers' ``generate``."""
+        arguments: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "num_return_sequences": self.captions_per_image,
+            "do_sample": self.mode == "nucleus",
+            "num_beams": self.num_beams,
+        }
+        if self.min_new_tokens:
+            arguments["min_new_tokens"] = self.min_new_tokens
+        if self.mode == "nucleus":
+            arguments |= {"top_p": self.top_p, "top_k": 0}
+        return arguments
+
+
+class Captioner(Protocol):
+    """Anything that writes texts for images."""
+
+    info: ModelInfo
+
+    def caption(self, images: list[Image.Image], seed: int) -> list[list[str]]:
+        """Captions for each image, best first; ``seed`` fixes what is drawn for this batch."""
+        ...
+
+
+class BlipCaptioner:
+    """A ``BlipForConditionalGeneration`` checkpoint (Li et al., arXiv 2201.12086).
+
+    Args:
+        spec: Hub id or folder.
+        decoding: how to decode.
+        device: torch device.
+
+    Raises:
+        UserError: the model cannot be found, fetched or read.
+    """
+
+    def __init__(self, spec: str, decoding: Decoding, device: str = "cpu") -> None:
+        from transformers import AutoImageProcessor, AutoTokenizer, BlipForConditionalGeneration
+
+        try:
+            # float32 whatever the checkpoint holds; safetensors only, so nothing is unpickled.
+            model = BlipForConditionalGeneration.from_pretrained(
+                spec, dtype=torch.float32, use_safetensors=True
+            )
+            # PIL resizing is the same on every machine, with or without torchvision's kernels.
+            self._image_processor = AutoImageProcessor.from_pretrained(spec, backend="pil")
+            self._tokenizer = AutoTokenizer.from_pretrained(spec)
+        except Exception as error:  # transformers and the Hub raise many kinds
+            reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+            raise UserError(
+                f"the captioner {spec!r} could not be loaded ({type(error).__name__}: {reason}); "
+                f"check the name, the network or the folder."
+            ) from error
+        self.info = ModelInfo(
+            name=public_name(spec), weights_sha256=state_digest(model.state_dict())
+        )
+        self._model = model.to(device).eval()
+        self._device = device
+        self._decoding = decoding
+
+    @torch.inference_mode()
+    def caption(self, images: list[Image.Image], seed: int) -> list[list[str]]:
+        """Captions for RGB images; a list of ``captions_per_image`` texts for each."""
+        pixels = self._image_processor(images=images, return_tensors="pt")["pixel_values"]
+        arguments = self._decoding.generate_arguments()
+        if self._decoding.prompt:
+            tokens = self._tokenizer([self._decoding.prompt] * len(images), return_tensors="pt")
+            arguments["input_ids"] = tokens["input_ids"].to(self._device)
+            arguments["attention_mask"] = tokens["attention_mask"].to(self._device)
+        if self._decoding.mode == "nucleus":
+            torch.manual_seed(seed)
+        output = self._model.generate(pixel_values=pixels.to(self._device), **arguments)
+        texts = [
+            " ".join(text.split())
+            for text in self._tokenizer.batch_decode(output, skip_special_tokens=True)
+        ]
+        n = self._decoding.captions_per_image
+        return [texts[i : i + n] for i in range(0, len(texts), n)]
+
+
+def check_captioner(spec: str) -> None:
+    """Fail early, before any worker starts, if the name cannot be a BLIP captioner.
+
+    Raises:
+        UserError: no such folder or Hub model, or a model of another type.
+    """
+    from transformers import AutoConfig
+
+    if spec.startswith((".", "/")) and not Path(spec).is_dir():
+        raise UserError(f"the captioner {spec!r} is not there; give a folder or a Hub id.")
+    try:
+        config = AutoConfig.from_pretrained(spec)
+    except Exception as error:
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise UserError(
+            f"the captioner {spec!r} is neither a model folder nor a Hub model within reach "
+            f"({type(error).__name__}: {reason})."
+        ) from None
+    if config.model_type != "blip":
+        raise UserError(
+            f"the captioner {spec!r} is of type {config.model_type!r}; give a BLIP checkpoint."
+        )

@@ -1,0 +1,201 @@
+"""Stage 2, embed: finetune images and pool images get the frozen CLIP's image embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import torch
+from apache_beam.utils.shared import Shared
+from numpy.typing import NDArray
+
+from pipelines.encoder import ImageEncoder, choose_device
+from pipelines.parts import Part, array_place, fingerprint, finished, write_part
+from pipelines.reading import Decoded, Tally, decoded_batches, publish, read_unit, unit_fingerprint
+from schemas.errors import BadSample, UserError
+from schemas.tables import EMBEDDING_METADATA
+from shards import places
+from shards.sources import Unit
+
+FINETUNE = "embed-finetune"
+POOL = "embed-pool"
+
+
+class Embed(beam.PTransform):  # type: ignore[misc]
+    """``PCollection[Unit] -> PCollection[Part]``: one .npy and one parquet per unit.
+
+    Rows of the .npy are float16 [N, D] of unit length; row i of the parquet describes row i.
+
+    Args:
+        stage: FINETUNE or POOL.
+        work: the work folder.
+        classes: class names by index of a labelled source, else None.
+        encoder: as models.clip.load_clip.
+        batch: images per forward pass.
+        device, model_threads, decode_threads: where and how wide it runs.
+        force: redo parts that are finished.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        *,
+        work: str,
+        classes: list[str] | None,
+        encoder: str,
+        batch: int,
+        device: str,
+        model_threads: int,
+        decode_threads: int,
+        force: bool,
+    ) -> None:
+        super().__init__()
+        self._arguments: dict[str, Any] = {
+            "stage": stage,
+            "work": work,
+            "classes": classes,
+            "encoder": encoder,
+            "batch": batch,
+            "device": device,
+            "model_threads": model_threads,
+            "decode_threads": decode_threads,
+            "force": force,
+        }
+
+    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Part]:
+        """See the class."""
+        return units | beam.Reshuffle() | beam.ParDo(_EmbedUnit(Shared(), **self._arguments))
+
+
+class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
+    def __init__(
+        self,
+        shared: Shared,
+        *,
+        stage: str,
+        work: str,
+        classes: list[str] | None,
+        encoder: str,
+        batch: int,
+        device: str,
+        model_threads: int,
+        decode_threads: int,
+        force: bool,
+    ) -> None:
+        self._shared = shared
+        self._stage = stage
+        self._work = work
+        self._classes = classes
+        self._spec = encoder
+        self._batch = batch
+        self._device = device
+        self._model_threads = model_threads
+        self._decode_threads = decode_threads
+        self._force = force
+
+    def setup(self) -> None:
+        """Load the encoder once per process; threads share it."""
+        if self._model_threads:
+            torch.set_num_threads(self._model_threads)
+        device = choose_device(self._device)
+        self._encoder: ImageEncoder = self._shared.acquire(lambda: ImageEncoder(self._spec, device))
+
+    def process(self, unit: Unit) -> Iterator[Part]:
+        """Embed one unit, unless that is done."""
+        content = unit_fingerprint(unit)
+        model = self._encoder.info.model_dump()
+        options = [self._batch, self._classes]
+        wanted = fingerprint(self._stage, content, model["weights_sha256"], options)
+        part = None if self._force else finished(self._work, self._stage, unit.number, wanted)
+        if part is not None and part.extra["npy_sha256"] != _npy_sha256(
+            self._work, self._stage, unit.number
+        ):
+            part = None
+        if part is None:
+            part = self._embed(unit, wanted, content, model)
+        publish(self._stage, part.counts)
+        yield part
+
+    def _embed(self, unit: Unit, wanted: str, content: str, model: dict[str, str]) -> Part:
+        tally = Tally()
+        rows: list[dict[str, Any]] = []
+        blocks: list[NDArray[np.float16]] = []
+        samples = read_unit(unit, tally, None if self._classes is None else len(self._classes))
+        batches = decoded_batches(
+            samples, self._encoder.prepare, tally, batch=self._batch, threads=self._decode_threads
+        )
+        for batch in batches:
+            embeddings = self._encoder.embed([item.prepared for item in batch])
+            finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(embeddings), axis=1)
+            for item, good in zip(batch, finite, strict=True):
+                if good:
+                    rows.append(self._row(item))
+                else:
+                    problem = BadSample("bad_embedding", "the encoder gave a value not finite")
+                    tally.drop(item.sample.source_key, problem)
+            blocks.append(embeddings[finite])
+        matrix = np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float16)
+        digest = write_array(array_place(self._work, self._stage, unit.number), matrix)
+        tally.kept = len(rows)
+        part = Part(
+            self._stage,
+            unit.number,
+            unit.name,
+            len(rows),
+            wanted,
+            content,
+            tally.counts(),
+            model,
+            tally.examples,
+            {"npy_sha256": digest, "dimension": int(matrix.shape[1])},
+        )
+        table = pa.Table.from_pylist(rows, schema=EMBEDDING_METADATA)
+        # The parquet goes last: it is what marks the pair as finished.
+        return write_part(self._work, part, table)
+
+    def _row(self, item: Decoded[torch.Tensor]) -> dict[str, Any]:
+        sample = item.sample
+        index = sample.class_index
+        return (
+            item.where()
+            | sample.web
+            | {
+                "image_path": f"{sample.source}#{sample.source_key}",
+                "caption": sample.text,
+                "class_index": index,
+                "class_name": None if index is None or not self._classes else self._classes[index],
+            }
+        )
+
+
+def write_array(place: str, matrix: NDArray[np.float16]) -> str:
+    """Write a .npy atomically; returns its SHA-256."""
+    buffer = io.BytesIO()
+    np.save(buffer, matrix, allow_pickle=False)
+    data = buffer.getvalue()
+    places.write_bytes(place, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _npy_sha256(work: str, stage: str, number: int) -> str | None:
+    place = array_place(work, stage, number)
+    return places.sha256_file(place)[0] if places.exists(place) else None
+
+
+def read_array(work: str, part: Part) -> NDArray[np.float32]:
+    """The embeddings of a part as float32 [N, D], ready for faiss.
+
+    Raises:
+        UserError: it is missing, or not the array that the part was written with.
+    """
+    place = array_place(work, part.stage, part.number)
+    data = places.read_bytes(place)
+    if hashlib.sha256(data).hexdigest() != part.extra["npy_sha256"]:
+        raise UserError(f"{place!r} was changed after it was written; run the embed stage again.")
+    matrix = np.load(io.BytesIO(data), allow_pickle=False)
+    return np.ascontiguousarray(matrix, dtype=np.float32)

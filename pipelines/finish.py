@@ -1,0 +1,121 @@
+"""The end of a build: data card, gallery, and the manifest, which makes the folder a set."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from shards.card import data_card
+from shards.gallery import gallery_of_set
+
+from pipelines.options import BuildConfig
+from pipelines.parts import Part
+from pipelines.retrieve import INDEX
+from schemas.errors import UserError
+from schemas.manifest import (
+    MANIFEST_NAME,
+    Counts,
+    InputInfo,
+    Manifest,
+    ModelInfo,
+    Provenance,
+    ShardEntry,
+    set_digest,
+)
+from schemas.record import IMAGE_TEXT_PAIR, KINDS
+from shards import places
+from shards.writer import write_file, write_manifest
+
+PACKAGES = (
+    "anchorft",
+    "apache-beam",
+    "faiss-cpu",
+    "numpy",
+    "open_clip_torch",
+    "pillow",
+    "pyarrow",
+    "torch",
+    "transformers",
+    "webdataset",
+)
+GALLERY_ANCHORS = 600
+
+
+def finish(
+    _: None,
+    shards: list[ShardEntry],
+    stages: list[list[Part]],
+    config: BuildConfig,
+    classes: list[str],
+) -> Manifest:
+    """Write what goes beside the shards, the manifest last.
+
+    Args:
+        shards: all shards, in any order.
+        stages: the parts of each stage that took part.
+        config: the build's options.
+        classes: finetune classes by index.
+
+    Raises:
+        UserError: nothing is left to make a set of, or the folder is another finished set.
+    """
+    shards = sorted(shards, key=lambda shard: (KINDS.index(shard.kind), shard.path))
+    if not shards:
+        raise UserError("no anchors are left after dropping; see the counts above.")
+    manifest = Manifest(
+        name=config.name,
+        digest=set_digest(shards),
+        kinds=[kind for kind in KINDS if any(shard.kind == kind for shard in shards)],
+        samples=sum(shard.samples for shard in shards),
+        classes=classes,
+        shards=shards,
+        provenance=provenance(stages, config),
+    )
+    place = places.join(config.output, MANIFEST_NAME)
+    if places.exists(place):
+        held = Manifest.from_json(places.read_bytes(place), place)
+        if held.digest == manifest.digest:
+            return held
+        raise UserError(
+            f"{config.output!r} already holds a set made from other inputs; give another "
+            f"--output, or --force to replace it."
+        )
+    card = write_file(config.output, "README.md", data_card(manifest).encode())
+    page = gallery_of_set(config.output, manifest, limit=GALLERY_ANCHORS)
+    gallery = write_file(config.output, "gallery.html", page)
+    manifest = manifest.model_copy(update={"files": [card, gallery]})
+    write_manifest(config.output, manifest)
+    return manifest
+
+
+def provenance(stages: list[list[Part]], config: BuildConfig) -> Provenance:
+    """From what, and how: models, inputs with fingerprints, counts, options, versions."""
+    models: dict[str, ModelInfo] = {}
+    inputs: list[InputInfo] = []
+    counts: dict[str, Counts] = {}
+    seen: set[tuple[str, str]] = set()
+    for parts in stages:
+        for part in sorted(parts, key=lambda part: part.number):
+            counts[part.stage] = counts.get(part.stage, Counts()) + part.counts
+            if part.model:
+                role = "captioner" if part.stage == "caption" else "encoder"
+                models[role] = ModelInfo.model_validate(part.model)
+            source = "pool" if part.stage == "embed-pool" else "finetune"
+            reads_input = part.stage == "caption" or part.stage.startswith("embed-")
+            if reads_input and (source, part.name) not in seen:
+                seen.add((source, part.name))
+                inputs.append(
+                    InputInfo(role=source, name=part.name, fingerprint=part.input_fingerprint)
+                )
+    index: dict[str, Any] = {}
+    if IMAGE_TEXT_PAIR in config.kinds:
+        index = INDEX | {"k": config.k}
+    return Provenance(
+        captioner=models.get("captioner"),
+        encoder=models.get("encoder"),
+        index=index,
+        inputs=inputs,
+        counts=counts,
+        config=config.recorded(),
+        packages={name: version(name) for name in PACKAGES},
+    )

@@ -1,0 +1,128 @@
+"""Parts: what a stage leaves for one unit of its input, and how a later run knows it again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import UserError
+from schemas.manifest import Counts
+from schemas.record import canonical_json
+from shards import places
+
+_METADATA = b"anchorft"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part; small, so that lists of them pass between stages.
+
+    Attributes:
+        stage: which stage made it, e.g. ``caption`` or ``embed-pool``.
+        number: of the unit it was made from.
+        name: of that unit, relative to its source's root.
+        rows: samples kept.
+        fingerprint: of everything that its content follows from.
+        input_fingerprint: of the unit's own content.
+        counts: what was read, kept and dropped.
+        model: name and digest of the model that made it, if one did.
+        examples: the first few bad samples as (key, reason, detail), for messages.
+        extra: what a stage wants to remember.
+    """
+
+    stage: str
+    number: int
+    name: str
+    rows: int
+    fingerprint: str
+    input_fingerprint: str = ""
+    counts: Counts = field(default_factory=Counts)
+    model: dict[str, str] | None = None
+    examples: list[tuple[str, str, str]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(*values: Any) -> str:
+    """Digest of values that JSON can hold."""
+    return hashlib.sha256(canonical_json(list(values)).encode()).hexdigest()
+
+
+def part_place(work: str, stage: str, number: int) -> str:
+    """Where the parquet of a part lies in the work folder.
+
+    Embeddings follow clip-retrieval's layout: ``metadata/metadata_N.parquet`` beside
+    ``img_emb/img_emb_N.npy``.
+    """
+    if stage.startswith("embed-"):
+        folder = places.join(work, "embeddings", stage.removeprefix("embed-"))
+        return places.join(folder, "metadata", f"metadata_{number:05d}.parquet")
+    return places.join(work, stage, f"{number:05d}.parquet")
+
+
+def array_place(work: str, stage: str, number: int) -> str:
+    """Where the .npy of an embed stage's part lies."""
+    folder = places.join(work, "embeddings", stage.removeprefix("embed-"))
+    return places.join(folder, "img_emb", f"img_emb_{number:05d}.npy")
+
+
+def write_part(work: str, part: Part, table: pa.Table) -> Part:
+    """Write a part's table, with the part itself in the file's metadata; atomic."""
+    body = asdict(part) | {"counts": part.counts.model_dump()}
+    table = table.replace_schema_metadata({_METADATA: canonical_json(body).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    place = part_place(work, part.stage, part.number)
+    places.write_bytes(place, sink.getvalue().to_pybytes())
+    return part
+
+
+def read_part(work: str, stage: str, number: int) -> Part | None:
+    """The finished part of a unit, or None if there is none that can be read."""
+    place = part_place(work, stage, number)
+    if not places.exists(place):
+        return None
+    try:
+        with places.open_read(place) as file:
+            metadata = pq.read_schema(file).metadata or {}
+        body = json.loads(metadata[_METADATA])
+        body["counts"] = Counts.model_validate(body["counts"])
+        body["examples"] = [tuple(example) for example in body["examples"]]
+        return Part(**body)
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError):
+        return None  # not ours, or broken: it will be made again
+
+
+def finished(work: str, stage: str, number: int, wanted: str) -> Part | None:
+    """The part, if it was made from exactly what ``wanted`` is the fingerprint of."""
+    part = read_part(work, stage, number)
+    return part if part is not None and part.fingerprint == wanted else None
+
+
+def read_table(work: str, part: Part) -> pa.Table:
+    """The rows of a part."""
+    return pq.read_table(io.BytesIO(places.read_bytes(part_place(work, part.stage, part.number))))
+
+
+def required_parts(work: str, stage: str, numbers: Iterable[int]) -> list[Part]:
+    """The parts of a stage that was run before.
+
+    Raises:
+        UserError: one is missing.
+    """
+    parts = []
+    for number in numbers:
+        part = read_part(work, stage, number)
+        if part is None:
+            raise UserError(
+                f"{part_place(work, stage, number)!r} is missing or unreadable: run the "
+                f"{stage.split('-')[0]} stage first."
+            )
+        parts.append(part)
+    return parts

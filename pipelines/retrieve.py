@@ -1,0 +1,193 @@
+"""Stage 3, retrieve: the k nearest pool images of every finetune image, exactly.
+
+Each part of the pool is searched apart, with the finetune parts as queries, and the lists are
+merged per query. Only (score, part, row) blocks cross the shuffle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import faiss
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.embed import read_array
+from pipelines.parts import Part, fingerprint, finished, read_table, write_part
+from pipelines.reading import publish
+from schemas.errors import UserError
+from schemas.manifest import Counts
+from schemas.tables import NEIGHBOURS
+
+STAGE = "retrieve"
+INDEX = {"type": "exact", "faiss": "IndexFlatIP", "metric": "cosine", "storage": "float16"}
+
+
+class Hits(NamedTuple):
+    """Neighbours of a block of N queries, best first: score float32, part and row int32, [N, K]."""
+
+    score: NDArray[np.float32]
+    part: NDArray[np.int32]
+    row: NDArray[np.int32]
+
+
+class Retrieve(beam.PTransform):  # type: ignore[misc]
+    """``(PCollection[Part] of queries, PCollection[Part] of pool) -> PCollection[Part]``.
+
+    Both inputs are singletons: lists of embed parts. One parquet of neighbours per query part.
+
+    Args:
+        work: the work folder.
+        k: neighbours per query.
+        force: redo parts that are finished.
+    """
+
+    def __init__(self, *, work: str, k: int, force: bool) -> None:
+        super().__init__()
+        self._work = work
+        self._k = k
+        self._force = force
+
+    def expand(
+        self, lists: tuple[beam.PCollection[list[Part]], beam.PCollection[list[Part]]]
+    ) -> beam.PCollection[Part]:
+        """See the class."""
+        queries, pool = lists
+        todo = pool | "Plan" >> beam.Map(
+            plan, beam.pvalue.AsSingleton(queries), self._work, self._k, self._force
+        )
+        found = (
+            todo
+            | "PoolParts" >> beam.FlatMap(lambda plan: plan.pool if plan.queries else [])
+            | beam.Reshuffle()
+            | "Search" >> beam.FlatMap(search_part, beam.pvalue.AsSingleton(todo), self._work)
+            | "Merge" >> beam.CombinePerKey(MergeHits(self._k))
+            | "Write" >> beam.Map(write_hits, beam.pvalue.AsSingleton(todo), self._work)
+        )
+        done = todo | "Done" >> beam.FlatMap(lambda plan: plan.finished)
+        return (found, done) | beam.Flatten() | "Count" >> beam.Map(_published)
+
+
+class Plan(NamedTuple):
+    """What is to be searched, and what an earlier run has left."""
+
+    pool: list[Part]
+    queries: list[Part]
+    finished: list[Part]
+    wanted: dict[int, str]
+    k: int
+
+
+def plan(pool: list[Part], queries: list[Part], work: str, k: int, force: bool) -> Plan:
+    """Check that the search makes sense, and leave out the query parts that are done.
+
+    Raises:
+        UserError: k exceeds the pool, the dimensions differ, or the encoders do.
+    """
+    rows = sum(part.rows for part in pool)
+    if k > rows:
+        raise UserError(
+            f"--k {k} is larger than the pool, which has {rows} usable images; give a smaller "
+            f"--k or a larger --pool."
+        )
+    if not any(part.rows for part in queries):
+        raise UserError("no finetune image could be embedded, so there is nothing to retrieve for.")
+    embedded = [part for part in pool + queries if part.rows]
+    for what, values in (
+        ("dimensions", {part.extra["dimension"] for part in embedded}),
+        ("encoders", {part.model["weights_sha256"] for part in embedded if part.model}),
+    ):
+        if len(values) > 1:
+            raise UserError(
+                f"the embeddings of finetune set and pool are of different {what}; run the embed "
+                f"stage again for both with one --encoder."
+            )
+    made_of = [part.fingerprint for part in pool]
+    wanted = {q.number: fingerprint(STAGE, q.fingerprint, made_of, k, INDEX) for q in queries}
+    done = [
+        part
+        for q in queries
+        if not force and (part := finished(work, STAGE, q.number, wanted[q.number]))
+    ]
+    numbers = {part.number for part in done}
+    todo = [q for q in queries if q.number not in numbers and q.rows]
+    return Plan([part for part in pool if part.rows], todo, done, wanted, k)
+
+
+def search_part(part: Part, todo: Plan, work: str) -> Iterator[tuple[int, Hits]]:
+    """Search one pool part for every query part; yields a block of hits per query part."""
+    vectors = read_array(work, part)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    for query in todo.queries:
+        score, row = index.search(read_array(work, query), min(todo.k, len(vectors)))
+        yield (
+            query.number,
+            Hits(score, np.full_like(row, part.number, np.int32), row.astype(np.int32)),
+        )
+
+
+class MergeHits(beam.CombineFn):  # type: ignore[misc]
+    """Keep the k best of several blocks for the same queries.
+
+    Equal scores are ordered by part and row, so the result does not depend on the order in
+    which a runner merges.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    def create_accumulator(self) -> Hits | None:
+        """Nothing yet."""
+        return None
+
+    def add_input(self, accumulator: Hits | None, block: Hits) -> Hits:
+        """One more block."""
+        return self.merge_accumulators([accumulator, block])
+
+    def merge_accumulators(self, accumulators: Iterable[Hits | None]) -> Hits:
+        """The k best of all blocks."""
+        blocks = [Hits(*block) for block in accumulators if block is not None]
+        score, part, row = (np.concatenate(values, axis=1) for values in zip(*blocks, strict=True))
+        order = np.lexsort((row, part, -score), axis=1)[:, : self._k]
+        return Hits(*(np.take_along_axis(values, order, axis=1) for values in (score, part, row)))
+
+    def extract_output(self, accumulator: Hits | None) -> Hits:
+        """The merged block."""
+        assert accumulator is not None
+        return accumulator
+
+
+def write_hits(hits: tuple[int, Hits], todo: Plan, work: str) -> Part:
+    """Write the neighbours of one query part."""
+    number, (score, part, row) = hits
+    query = next(part for part in todo.queries if part.number == number)
+    classes = read_table(work, query).column("class_name").combine_chunks()
+    n, k = score.shape
+    table = pa.table(
+        {
+            "query": np.repeat(np.arange(n, dtype=np.int32), k),
+            "query_class": classes.take(pa.array(np.repeat(np.arange(n), k))),
+            "pool_part": part.reshape(-1),
+            "pool_row": row.reshape(-1),
+            "score": score.reshape(-1),
+            "rank": np.tile(np.arange(k, dtype=np.int32), n),
+        },
+        schema=NEIGHBOURS,
+    )
+    counts = Counts(read=n, kept=n)
+    model = query.model
+    extra: dict[str, Any] = {"k": todo.k, "index": INDEX}
+    return write_part(
+        work,
+        Part(STAGE, number, query.name, n, todo.wanted[number], "", counts, model, [], extra),
+        table,
+    )
+
+
+def _published(part: Part) -> Part:
+    publish(STAGE, part.counts)
+    return part
