@@ -33,9 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, options = parse(sys.argv[1:] if argv is None else argv)
         result = build(config, options)
-    except UserError as error:
-        print(f"anchorft-build: error: {error}", file=sys.stderr)
-        return 2
     except Exception as error:
         sentence = user_sentence(error)
         if sentence is None:
@@ -65,7 +62,7 @@ def build(config: BuildConfig, options: object) -> PipelineResult:
             resolve(config.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
         check_captioner(config.captioner)
-    complete = claim_output(config)
+    complete = claim_output(config, config.build_id(finetune, pool))
     with Progress(config.work, _units(config, finetune, pool)):
         return run(config, options, finetune, pool, complete=complete)
 
@@ -82,7 +79,7 @@ def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[s
     return units
 
 
-def claim_output(config: BuildConfig) -> bool:
+def claim_output(config: BuildConfig, build_id: str) -> bool:
     """Make sure that the output is ours to write; True if it already is this build's set.
 
     The work folder remembers which build it belongs to: the same one may go on, another may
@@ -94,7 +91,7 @@ def claim_output(config: BuildConfig) -> bool:
     note = places.join(config.work, _NOTE)
     ours = False
     if places.exists(note):
-        ours = json.loads(places.read_bytes(note)).get("build") == config.build_id()
+        ours = json.loads(places.read_bytes(note)).get("build") == build_id
     manifest = places.join(config.output, MANIFEST_NAME)
     complete = places.exists(manifest)
     if "assemble" in config.stages and not config.force and not ours:
@@ -112,7 +109,7 @@ def claim_output(config: BuildConfig) -> bool:
         fs, path = places.filesystem(manifest)
         fs.rm(path)  # first, so that the folder does not look like a set while it changes
         complete = False
-    places.write_bytes(note, json.dumps({"build": config.build_id()}).encode())
+    places.write_bytes(note, json.dumps({"build": build_id}).encode())
     return complete
 
 

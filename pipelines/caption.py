@@ -13,9 +13,10 @@ from apache_beam.utils.shared import Shared
 from pipelines.captioner import BlipCaptioner, Captioner, Decoding
 from pipelines.encoder import choose_device
 from pipelines.parts import Part, fingerprint, finished, write_part
-from pipelines.reading import Tally, decoded_batches, publish, read_unit, unit_fingerprint
+from pipelines.reading import publish, read_unit, unit_fingerprint
 from schemas.errors import BadSample
 from schemas.tables import CAPTIONS
+from shards.decoding import Tally, decoded_batches
 from shards.sources import Unit
 
 STAGE = "caption"

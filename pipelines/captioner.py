@@ -73,7 +73,9 @@ class BlipCaptioner:
 
     def __init__(self, spec: str, decoding: Decoding, device: str = "cpu") -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, BlipForConditionalGeneration
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # ours says more
         try:
             # float32 whatever the checkpoint holds; safetensors only, so nothing is unpickled.
             model = BlipForConditionalGeneration.from_pretrained(

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from pipelines.encoder import ImageEncoder, choose_device
 from pipelines.parts import Part, array_place, fingerprint, finished, write_part
-from pipelines.reading import Decoded, Tally, decoded_batches, publish, read_unit, unit_fingerprint
+from pipelines.reading import publish, read_unit, unit_fingerprint
 from schemas.errors import BadSample, UserError
 from schemas.tables import EMBEDDING_METADATA
 from shards import places
+from shards.decoding import Decoded, Tally, decoded_batches
 from shards.sources import Unit
 
 FINETUNE = "embed-finetune"

@@ -15,6 +15,7 @@ from pipelines.captioner import Decoding
 from schemas.errors import UserError
 from schemas.record import IMAGE_TEXT_PAIR, KINDS, TEXT_COMPENSATED, canonical_json
 from shards import places
+from shards.sources import Source
 
 STAGES = ("caption", "embed", "retrieve", "assemble")
 
@@ -213,10 +214,11 @@ class BuildConfig:
             kept |= {"k": self.k, "min_score": self.min_score}
         return kept
 
-    def build_id(self) -> str:
-        """Digest of the options that define the set; equal ones may continue each other's work."""
-        sources = [self.finetune, self.pool, self.captioner, self.encoder, self.classnames]
-        text = canonical_json([self.name, sources, self.recorded()])
+    def build_id(self, *sources: Source | None) -> str:
+        """Digest of what defines the set; builds with equal ones continue each other's work."""
+        units = [[unit.root, unit.name] for source in sources if source for unit in source.units]
+        models = [self.captioner, self.encoder, self.classnames]
+        text = canonical_json([self.name, units, models, self.recorded()])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
