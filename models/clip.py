@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import safetensors.torch
 import torch
 from PIL import Image
 
 from schemas.errors import UserError
+from shards import places
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -113,6 +116,61 @@ def resolve(spec: str) -> tuple[str, str | None]:
             f"{', '.join(tags) or 'none'}."
         )
     return name, tag
+
+
+def save_clip(clip: Clip, folder: str | Path) -> None:
+    """Save a model as a folder that open_clip loads as ``local-dir:FOLDER``, and load_clip too.
+
+    Tokenizer files (where the tokenizer is not open_clip's own), open_clip_model.safetensors, and
+    open_clip_config.json last: without it the folder is not a model folder.
+
+    Args:
+        clip: its weights are saved as they are, in their own types.
+        folder: local; made if it is not there. Files of the same names are replaced.
+
+    Raises:
+        UserError: open_clip would give the saved model another tokenizer.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / CONFIG_NAME
+    config.unlink(missing_ok=True)
+    if isinstance(clip.tokenizer, open_clip.tokenizer.HFTokenizer):
+        with tempfile.TemporaryDirectory() as temporary:
+            clip.tokenizer.save_pretrained(temporary)
+            for file in sorted(Path(temporary).iterdir()):
+                places.write_bytes(str(folder / file.name), file.read_bytes())
+    save_tensors(clip.model.state_dict(), folder / WEIGHTS_NAME)
+    body = {"model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg}
+    places.write_bytes(str(config), (json.dumps(body, indent=2) + "\n").encode())
+    reloaded = open_clip.get_tokenizer(f"local-dir:{folder}")
+    text = ["A photo of 2 café tables, up close."]
+    if not torch.equal(reloaded(text), clip.tokenizer(text)):
+        config.unlink()
+        raise UserError(
+            f"{clip.name!r} cannot be saved: open_clip would load it with another tokenizer."
+        )
+
+
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file atomically; tensors that share memory are written each in full.
+
+    Args:
+        tensors: on any device.
+        path: local; its folder is made if it is not there.
+        metadata: kept in the file's header.
+    """
+    seen: set[int] = set()
+    apart: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    with places.atomic_write(str(path)) as file:
+        safetensors.torch.save_file(apart, file.name, metadata or {"format": "pt"})
 
 
 def _nearest(wanted: str, known: list[str]) -> str:

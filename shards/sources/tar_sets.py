@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from schemas.errors import BadSample, UserError
@@ -50,10 +50,20 @@ class TarSet:
         return read_unit_tar(unit, on_bad, classes)
 
 
-def read_unit_tar(unit: Unit, on_bad: OnBad, classes: int | None) -> Iterator[Sample]:
-    """Read a tar; ``classes`` is the number of classes of a labelled one, else None."""
+def read_unit_tar(
+    unit: Unit,
+    on_bad: OnBad,
+    classes: int | None,
+    *,
+    want: Callable[[str], bool] | None = None,
+) -> Iterator[Sample]:
+    """Read a tar; ``classes`` is the number of classes of a labelled one, else None.
+
+    ``want`` says which fields to read; without the image's, samples come with offset and size
+    but no bytes.
+    """
     assert unit.tar is not None
-    for raw in read_tar(places.join(unit.root, unit.tar), on_bad):
+    for raw in read_tar(places.join(unit.root, unit.tar), on_bad, want=want):
         try:
             yield _sample(raw, unit.tar, classes)
         except BadSample as problem:

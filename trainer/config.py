@@ -1,0 +1,285 @@
+"""The options of a run: small frozen dataclasses, one command-line flag a field.
+
+The defaults are FLYP's published settings for ImageNet (Goyal et al., CVPR 2023) and weights of
+1 for the anchors' terms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import UnionType
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from schemas.errors import UserError
+
+T = TypeVar("T")
+
+
+def option(
+    text: str, default: Any = MISSING, *, choices: Sequence[str] = (), harmless: bool = False
+) -> Any:
+    """A dataclass field that is also a flag.
+
+    Args:
+        text: help of the flag.
+        default: of the field; a field without one is required.
+        choices: the values allowed, if they are few.
+        harmless: a run may be resumed with another value, since the weights do not depend on it.
+    """
+    metadata = {"help": text, "choices": tuple(choices), "harmless": harmless}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on, and how it is mixed."""
+
+    finetune: str = option(
+        "labelled images: an image folder, labelled webdataset tars (folder, brace range, glob, "
+        "CLIP_benchmark root) or a CSV, TSV or parquet list"
+    )
+    anchors: str | None = option("anchor set; without one the run is FLYP", None)
+    classnames: str | None = option("file of class names, if not beside the images", None)
+    templates: str | None = option(
+        "openai (80 ImageNet templates), simple (7), or a file with one template with {c} a line "
+        "(default: the data set's own zeroshot_classification_templates.txt, else openai)",
+        None,
+    )
+    batch_size: int = option("finetune images a step", 512)
+    anchor_batch_size: int | None = option(
+        "image-text-pair anchors a step (default: the batch size)", None
+    )
+    crop_min: float = option("least share of an image's area that a random crop keeps", 0.9)
+    workers: int | None = option(
+        "processes that read and decode; 0 does it between steps (default: one a core, at most 8)",
+        None,
+        harmless=True,
+    )
+    max_bad_fraction: float = option(
+        "fail when more than this share of an epoch's samples is bad", 0.01, harmless=True
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of the objective."""
+
+    lambda_tc: float | None = option(
+        "weight of the text-compensated term (default: 1 if the anchor set has the kind)", None
+    )
+    lambda_itp: float | None = option(
+        "weight of the image-text-pair term (default: 1 if the anchor set has the kind)", None
+    )
+    multi_positive: bool = option(
+        "in the class-text term, texts of the same class are positives, not negatives", False
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    epochs: int = option("passes over the finetune images", 10)
+    lr: float = option("peak learning rate", 1e-5)
+    warmup: int | None = option(
+        "steps of linear warm-up (default: 500, or a tenth of the run if that is less)", None
+    )
+    weight_decay: float = option("AdamW's decoupled weight decay", 0.1)
+    decay: str = option(
+        "what decays: all parameters, as in FLYP's code, or matrices only, as in open_clip's",
+        "all",
+        choices=("all", "matrices"),
+    )
+    beta1: float = option("AdamW's beta1", 0.9)
+    beta2: float = option("AdamW's beta2", 0.999)
+    eps: float = option("AdamW's epsilon", 1e-8)
+    clip_grad: float | None = option("largest norm of the gradient (default: no limit)", None)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """From which model to which folder, on what, with which measurements."""
+
+    model: str = option("model to start from: NAME/TAG, hf-hub:ORG/REPO or a folder")
+    output: str = option("folder of the run; it becomes a model folder", harmless=True)
+    seed: int = option("seed of every draw", 0)
+    device: str = option("auto, cpu, cuda or cuda:N", "auto", harmless=True)
+    precision: str = option(
+        "of the forward pass; auto is bf16 on a GPU and fp32 elsewhere",
+        "auto",
+        choices=("auto", "fp32", "bf16"),
+    )
+    log_every: int = option("steps between two lines of metrics.jsonl", 10, harmless=True)
+    checkpoint_every: int | None = option(
+        "steps between two checkpoints, beside the one after every epoch", None, harmless=True
+    )
+    eval_id: tuple[str, ...] = option(
+        "in-distribution data to measure at the end: PATH or NAME=PATH", (), harmless=True
+    )
+    eval_shift: tuple[str, ...] = option("the same for domain shift", (), harmless=True)
+    eval_zero_shot: tuple[str, ...] = option("the same for unseen classes", (), harmless=True)
+    force: bool = option("replace the run that the output folder holds", False, harmless=True)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run is made from."""
+
+    data: DataConfig
+    run: RunConfig
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Component to field to value, ready for JSON (tuples become lists)."""
+        return {
+            part: {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+            for part, values in asdict(self).items()
+        }
+
+    def binding(self) -> dict[str, Any]:
+        """The fields that the weights depend on, by flag: what a resumed run must share."""
+        return {
+            flag(item.name): getattr(part, item.name)
+            for part in (self.data, self.run, self.loss, self.optim)
+            for item in fields(part)
+            if not item.metadata["harmless"]
+        }
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UserError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint as one sentence."""
+        raise UserError(f"{message}; see --help.")
+
+    def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse, and name the nearest flag when one is unknown.
+
+        Raises:
+            UserError: an unknown flag, a missing one, or a value that does not fit.
+        """
+        known, unknown = self.parse_known_args(argv)
+        if unknown:
+            wanted = unknown[0].partition("=")[0]
+            close = difflib.get_close_matches(wanted, list(self._option_string_actions), n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise UserError(f"unknown option {wanted!r}{hint}; see --help.")
+        return known
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """Add one flag for each field of a config dataclass."""
+    hints = get_type_hints(config)
+    group = parser.add_argument_group(str(config.__doc__).strip())
+    for item in fields(config):
+        hint = hints[item.name]
+        if get_origin(hint) in (Union, UnionType):  # X | None
+            hint = next(arg for arg in get_args(hint) if arg is not type(None))
+        text = item.metadata["help"].replace("%", "%%")
+        if item.default not in (MISSING, None, False, ()):
+            text += f" (default: {item.default})"
+        settings: dict[str, Any] = {"dest": item.name, "help": text}
+        if item.default is MISSING:
+            settings["required"] = True
+        else:
+            settings["default"] = item.default
+        if hint is bool:
+            settings["action"] = "store_true"
+        elif get_origin(hint) is tuple:
+            settings |= {"action": "extend", "nargs": "+", "default": None, "metavar": "DATA"}
+        else:
+            settings["type"] = hint
+            if item.metadata["choices"]:
+                settings["choices"] = item.metadata["choices"]
+        group.add_argument(flag(item.name), **settings)
+
+
+def parse(argv: Sequence[str]) -> TrainConfig:
+    """Parse a command line.
+
+    Raises:
+        UserError: an unknown, missing or contradictory option.
+    """
+    parser = Parser(
+        prog="anchorft-train",
+        description="Finetune a CLIP on labelled images, with anchors or without (FLYP).",
+        allow_abbrev=False,
+    )
+    for part in (DataConfig, RunConfig, LossConfig, OptimConfig):
+        add_flags(parser, part)
+    known = vars(parser.parse_strictly(argv))
+    config = TrainConfig(
+        data=_part(DataConfig, known),
+        run=_part(RunConfig, known),
+        loss=_part(LossConfig, known),
+        optim=_part(OptimConfig, known),
+    )
+    check(config)
+    return config
+
+
+def _part(config: type[T], known: dict[str, Any]) -> T:
+    values = {}
+    for item in fields(config):  # type: ignore[arg-type]
+        value = known[item.name]
+        values[item.name] = tuple(value or ()) if isinstance(item.default, tuple) else value
+    return config(**values)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse values that mean nothing, and options that contradict each other.
+
+    Raises:
+        UserError: naming the first such option.
+    """
+    for part in (config.data, config.run, config.loss, config.optim):
+        for item in fields(part):
+            value = getattr(part, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{flag(item.name)} must be a finite number, not {value}.")
+            choices = item.metadata["choices"]
+            if choices and value not in choices:
+                raise UserError(f"{flag(item.name)} must be one of {', '.join(choices)}.")
+    data, loss, optim, run = config.data, config.loss, config.optim, config.run
+    least: list[tuple[str, float | None, float]] = [
+        ("--batch-size", data.batch_size, 2),
+        ("--anchor-batch-size", data.anchor_batch_size, 2),
+        ("--workers", data.workers, 0),
+        ("--max-bad-fraction", data.max_bad_fraction, 0),
+        ("--lambda-tc", loss.lambda_tc, 0),
+        ("--lambda-itp", loss.lambda_itp, 0),
+        ("--epochs", optim.epochs, 1),
+        ("--warmup", optim.warmup, 0),
+        ("--weight-decay", optim.weight_decay, 0),
+        ("--seed", run.seed, 0),
+        ("--log-every", run.log_every, 1),
+        ("--checkpoint-every", run.checkpoint_every, 1),
+    ]
+    for name, value, bound in least:
+        if value is not None and value < bound:
+            raise UserError(f"{name} must be at least {bound:g}, not {value}.")
+    if not 0 < data.crop_min <= 1:
+        raise UserError(f"--crop-min must be above 0 and at most 1, not {data.crop_min}.")
+    if not (0 <= optim.beta1 < 1 and 0 <= optim.beta2 < 1):
+        raise UserError("--beta1 and --beta2 must be at least 0 and below 1.")
+    if optim.lr <= 0 or optim.eps <= 0 or (optim.clip_grad is not None and optim.clip_grad <= 0):
+        raise UserError("--lr, --eps and --clip-grad must be above 0.")
+    if data.anchors is None:
+        for name, weight in (("--lambda-tc", loss.lambda_tc), ("--lambda-itp", loss.lambda_itp)):
+            if weight:
+                raise UserError(f"{name} {weight:g} needs anchors; give --anchors, or leave it.")
+        if data.anchor_batch_size is not None:
+            raise UserError("--anchor-batch-size needs anchors; give --anchors, or leave it.")
+    elif data.anchor_batch_size is not None and loss.lambda_itp == 0:
+        raise UserError("--anchor-batch-size means nothing with --lambda-itp 0; leave one out.")

@@ -1,0 +1,46 @@
+"""Where the model runs and in which precision."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from schemas.errors import UserError
+
+
+def choose_device(spec: str) -> torch.device:
+    """``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if spec == "auto":
+        spec = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", spec):
+        raise UserError(f"--device {spec!r} is none of auto, cpu, cuda and cuda:N.")
+    device = torch.device(spec)
+    if device.type == "cuda":
+        number = device.index or 0
+        if number >= torch.cuda.device_count():
+            raise UserError(
+                f"--device {spec!r} is not here: torch sees {torch.cuda.device_count()} GPUs; "
+                f"use cpu, or a torch built for the GPU."
+            )
+        device = torch.device("cuda", number)
+    return device
+
+
+def choose_precision(spec: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on a GPU and float32 elsewhere."""
+    if spec == "auto":
+        spec = "bf16" if device.type == "cuda" else "fp32"
+    return torch.bfloat16 if spec == "bf16" else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Forward passes in ``dtype``; the weights stay float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

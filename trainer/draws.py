@@ -1,0 +1,70 @@
+"""Every random choice of a run, as a pure function of the seed and of what it is made for.
+
+Streams are independent: drawing more from one (captions, anchors) changes nothing in another,
+so runs with and without anchors see the same finetune batches. Nothing depends on the number of
+workers, and a run is resumed by asking for the next step.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Stream(IntEnum):
+    """What a draw is for. The numbers are part of every run's numerics: never reuse one."""
+
+    FINETUNE_ORDER = 0
+    ANCHOR_ORDER = 1
+    TEMPLATE = 2
+    FINETUNE_CROP = 3
+    CAPTION = 4
+    ANCHOR_CROP = 5
+    ANCHOR_TEXT = 6
+    FORWARD = 7
+
+
+def generator(seed: int, stream: Stream, *what: int) -> np.random.Generator:
+    """A generator that belongs to one draw."""
+    return np.random.default_rng(np.random.SeedSequence([seed, stream, *what]))
+
+
+def draw_seed(seed: int, stream: Stream, *what: int) -> int:
+    """A 63-bit seed for torch that belongs to one draw."""
+    state = np.random.SeedSequence([seed, stream, *what]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def steps_per_epoch(size: int, batch: int) -> int:
+    """Whole batches in a pass over ``size`` samples; a set smaller than a batch is one batch."""
+    return max(1, size // batch)
+
+
+class Order:
+    """The order in which a set of samples is visited: a new permutation every epoch.
+
+    The last partial batch of an epoch is left out, so no sample comes twice in a batch.
+
+    Args:
+        size: samples in the set, at least 1.
+        batch: samples a step; a smaller set is its own batch.
+    """
+
+    def __init__(self, seed: int, stream: Stream, size: int, batch: int) -> None:
+        self.size = size
+        self.batch = min(size, batch)
+        self.steps_per_epoch = steps_per_epoch(size, batch)
+        self._seed = seed
+        self._stream = stream
+        self._latest: tuple[int, NDArray[np.int64]] | None = None
+
+    def at(self, step: int) -> tuple[int, NDArray[np.int64]]:
+        """The epoch of a step, and the indices of its samples, int64 [batch]."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if self._latest is None or self._latest[0] != epoch:
+            order = generator(self._seed, self._stream, epoch).permutation(self.size)
+            self._latest = (epoch, order)
+        start = within * self.batch
+        return epoch, self._latest[1][start : start + self.batch]
