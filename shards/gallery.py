@@ -1,0 +1,228 @@
+"""The gallery: one HTML page that shows what is in a set, opens offline and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from schemas.errors import BadSample
+from schemas.manifest import Manifest, ShardEntry
+from schemas.record import TEXT_COMPENSATED, Kind
+from shards import charts
+from shards.images import decode_image
+from shards.reader import AnchorSet, RangeReader, read_image
+from shards.summary import Summary, summarise
+
+_TEMPLATE = Path(__file__).with_name("gallery.html")
+_THUMBNAIL = 176
+_AS_IT_IS = 4096  # an image of so few bytes is its own thumbnail
+_BARS = 24
+_TYPES = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
+
+
+def gallery_of_set(root: str, manifest: Manifest, limit: int = 600) -> bytes:
+    """The page of a set: counts, charts over the whole set, and a sample of its anchors.
+
+    The same set gives the same bytes. Whatever came from data is escaped: text goes into the
+    page as JSON and is shown by ``textContent``, and the page's policy runs no other script.
+
+    Args:
+        root: the set's folder.
+        manifest: its manifest, which need not be written yet.
+        limit: anchors shown, shared evenly by kinds, then by classes.
+
+    Raises:
+        UserError: a shard or its parquet is missing or was changed.
+    """
+    anchors = AnchorSet(root, manifest)
+    summary = summarise(anchors)
+    shown: dict[Kind, list[dict[str, Any]]] = {}
+    with RangeReader() as reader:
+        for kind in manifest.kinds:
+            rows = sample_rows(anchors, kind, limit // len(manifest.kinds))
+            shown[kind] = [_card(reader, anchors.place(shard), row) for shard, row in rows]
+    made = manifest.provenance
+    # autoescape covers every {{ }}; tojson also escapes <, > and &, so that no text ends a script
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page, _, script = _TEMPLATE.read_text("utf-8").partition("{# script #}")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        environment.from_string(page)
+        .render(
+            manifest=manifest,
+            summary=summary,
+            models=[("captioner", made.captioner), ("encoder", made.encoder)],
+            charts=_charts(summary),
+            shown=shown,
+            total_shown=sum(map(len, shown.values())),
+            script=Markup(script),  # ours, not the data's
+            script_sha256=digest,
+        )
+        .encode()
+    )
+
+
+def sample_rows(
+    anchors: AnchorSet, kind: Kind, limit: int
+) -> list[tuple[ShardEntry, dict[str, Any]]]:
+    """At most ``limit`` records of a kind, shared evenly by classes and spread over the shards.
+
+    A pair belongs to the first of the classes that retrieved it.
+    """
+    shards = anchors.shards(kind)
+    tables = [anchors.table(shard) for shard in shards]
+    groups: list[str] = []
+    for table in tables:
+        groups += _groups(table)
+    starts = np.cumsum([0, *[table.num_rows for table in tables]])
+    rows = []
+    for position in spread_evenly(groups, limit):
+        number = int(np.searchsorted(starts, position, side="right")) - 1
+        offset = position - int(starts[number])
+        rows.append((shards[number], tables[number].slice(offset, 1).to_pylist()[0]))
+    return rows
+
+
+def _groups(table: pa.Table) -> list[str]:
+    names = table.column("class_name").to_pylist()
+    asked = table.column("query_classes").to_pylist()
+    return [name or (classes or [""])[0] for name, classes in zip(names, asked, strict=True)]
+
+
+def spread_evenly(groups: Sequence[str], limit: int) -> list[int]:
+    """Positions of at most ``limit`` items, in order: as many of each group, far apart in it.
+
+    What small groups leave over goes to the larger ones.
+    """
+    if len(groups) <= limit:
+        return list(range(len(groups)))
+    _, codes, sizes = np.unique(
+        np.asarray(groups, dtype=str), return_inverse=True, return_counts=True
+    )
+    quota = _quotas(sizes, limit)
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(sizes)
+    chosen: list[int] = []
+    for size, end, number in zip(sizes, ends, quota, strict=True):
+        members = order[end - size : end]
+        chosen += [int(members[i * size // number]) for i in range(number)]
+    return sorted(chosen)
+
+
+def _quotas(sizes: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Fill all groups to one level, the smallest first; the rest goes to the first groups."""
+    quota = np.zeros_like(sizes)
+    left = limit
+    order = np.argsort(sizes, kind="stable")
+    for done, group in enumerate(order):
+        quota[group] = min(int(sizes[group]), left // (len(sizes) - done))
+        left -= int(quota[group])
+    for group in np.flatnonzero(quota < sizes)[:left]:
+        quota[group] += 1
+    return quota
+
+
+def _card(reader: RangeReader, place: str, row: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of an anchor."""
+    image, problem = None, None
+    try:
+        data = read_image(reader, place, row)
+        image = None if data is None else thumbnail(data)
+    except BadSample as bad:
+        problem = bad.reason.replace("_", " ")
+    card = {
+        "key": row["key"],
+        "image": image,
+        "problem": problem or ("not in the set" if image is None else None),
+        "texts": row["texts"] or [row["text"]],
+        "from": f"{row['source']} · {row['source_key']}"
+        if row["source"] != row["source_key"]
+        else row["source"],
+        "size": f"{row['width']} × {row['height']}",
+        "url": row["url"],
+        "license": row["license"],
+    }
+    if row["kind"] == TEXT_COMPENSATED:
+        card["classes"] = [row["class_name"]]
+    else:
+        card |= {
+            "classes": row["query_classes"] or [],
+            "score": row["score"],
+            "rank": row["rank"],
+            "queries": row["query_count"],
+        }
+    return {name: value for name, value in card.items() if value is not None}
+
+
+def thumbnail(data: bytes) -> str:
+    """An image as a small data URI.
+
+    Raises:
+        BadSample: it does not decode.
+    """
+    image, info = decode_image(data)
+    if len(data) > _AS_IT_IS:
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=72, optimize=True)
+        data, ext = out.getvalue(), "jpg"
+    else:
+        ext = info.ext
+    return f"data:image/{_TYPES[ext]};base64,{base64.b64encode(data).decode()}"
+
+
+def _charts(summary: Summary) -> list[dict[str, Any]]:
+    """Titles, a note each, and the SVG."""
+    found: list[dict[str, Any]] = []
+    if summary.scores is not None:
+        found.append(
+            {
+                "title": "Retrieval scores",
+                "note": "cosine similarity of a pair to its nearest finetune image",
+                "svg": charts.histogram(summary.scores, "scores"),
+            }
+        )
+    for kind, words in summary.words.items():
+        captions = kind == TEXT_COMPENSATED
+        found.append(
+            {
+                "title": "Caption lengths" if captions else "Text lengths of pairs",
+                "note": "words per caption" if captions else "words per text",
+                "svg": charts.histogram(words, "texts"),
+            }
+        )
+    for kind, classes in summary.classes.items():
+        if not classes:
+            continue
+        rows = sorted(classes.items(), key=lambda pair: (-pair[1], pair[0]))
+        note = "anchors per class" if kind == TEXT_COMPENSATED else "pairs that a class retrieved"
+        if len(rows) > _BARS:
+            half = _BARS // 2
+            note += f"; the {half} largest and the {half} smallest of {len(rows):,}"
+            rows = rows[:half] + rows[-half:]
+        title = "Class balance" if kind == TEXT_COMPENSATED else "Pairs by class"
+        found.append({"title": title, "note": note, "svg": charts.bars(rows, note)})
+    dropped = [
+        (f"{stage}: {reason.replace('_', ' ')}", number)
+        for stage, counts in sorted(summary.counts.items())
+        for reason, number in sorted(counts.dropped.items())
+    ]
+    note = "samples that could not be used" if dropped else "nothing was dropped"
+    found.append(
+        {
+            "title": "Dropped, by reason",
+            "note": note,
+            "svg": charts.bars(dropped, note) if dropped else "",
+        }
+    )
+    return found
