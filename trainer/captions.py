@@ -83,7 +83,7 @@ def join_captions(index: ImageIndex, anchors: Anchors, *, where: str) -> Caption
 
 
 def _pair(left: pa.Array, right: pa.Array) -> pa.Array:
-    return pc.binary_join_element_wise(left, right, "\0")
+    return pc.binary_join_element_wise(left, right, pa.scalar("\0", pa.large_string()))
 
 
 def _positions(wanted: pa.Array, known: pa.Array) -> NDArray[np.int64]:

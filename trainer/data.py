@@ -7,7 +7,7 @@ speed, and a run resumes by starting at a later step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,8 +57,16 @@ class Batch:
         return len(self.images)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        tensors = [getattr(self, item.name) for item in fields(self) if item.name != "bad"]
-        return Batch(*[function(tensor) for tensor in tensors], self.bad)  # bad is the last field
+        return Batch(
+            images=function(self.images),
+            classes=function(self.classes),
+            class_texts=function(self.class_texts),
+            captions=function(self.captions),
+            caption_rows=function(self.caption_rows),
+            anchor_images=function(self.anchor_images),
+            anchor_texts=function(self.anchor_texts),
+            bad=self.bad,
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; from pinned memory the copy overlaps with the computation."""

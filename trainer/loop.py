@@ -102,7 +102,7 @@ def run_loop(
                 metrics.write(
                     {"step": done, "epoch": step // plan.steps_per_epoch}
                     | values
-                    | {"logit_scale": float(model.logit_scale.exp()), "lr": rate}  # type: ignore[operator, union-attr]
+                    | {"logit_scale": float(model.logit_scale.detach().exp()), "lr": rate}  # type: ignore[operator, union-attr]
                     | {"images_per_second": round(images / seconds, 1), "bad": dict(bad.total)}
                 )
                 terms = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -48,7 +48,7 @@ class BadSamples:
             self.total[f"{images}/{reason}"] += 1
             self.epoch[images] += 1
             if len(self.examples) < _EXAMPLES:
-                self.examples.append(f"{key}: {reason} ({detail})")
+                self.examples.append(f"{key}: {reason} ({detail.rstrip('.')})")
             if self.epoch[images] > self.ceiling * self.per_epoch[images]:
                 raise UserError(
                     f"{self.epoch[images]:,} of an epoch's {self.per_epoch[images]:,} {images} "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,15 @@ from typing import Any
 import torch
 
 from models.clip import Clip, load_clip, save_clip
-from schemas.errors import UserError
-from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
 from shards import places
-from shards.decoding import Tally
 from shards.reader import AnchorSet
-from shards.sources import open_labelled
-from trainer.captions import join_captions
 from trainer.checkpoint import drop_state, load_state
-from trainer.config import LossConfig, TrainConfig, check
+from trainer.config import TrainConfig, check
 from trainer.data import TrainingBatches, load_batches, train_transform
 from trainer.data_sets import DataSet, open_data_sets
 from trainer.devices import choose_device, choose_precision
 from trainer.evaluate import evaluate_all
-from trainer.index import ImageIndex, index_anchors, index_images
+from trainer.inputs import open_anchors, open_finetune, resolve_weights, say
 from trainer.loop import Plan, run_loop
 from trainer.loss import Weights
 from trainer.metrics import BadSamples, plot_losses
@@ -83,23 +77,12 @@ def train(config: TrainConfig) -> TrainResult:
     if finished:
         check_inputs(folder, {"anchor_set": about_anchors})
         return TrainResult(folder, 0, {}, measure_again(config, folder, measured, device))
-    weights = resolve_weights(config.loss, anchor_set)
-    if config.data.anchor_batch_size is not None and not weights.itp:
-        raise UserError("--anchor-batch-size means nothing for a set without image-text pairs.")
+    weights = resolve_weights(config, anchor_set)
     templates = templates_for(config.data.finetune, config.data.templates)
     index = open_finetune(config)
-    captions = anchors = None
-    if anchor_set is not None and weights.tc:
-        captions = join_captions(
-            index, index_anchors(anchor_set, TEXT_COMPENSATED), where=anchor_set.root
-        )
-        found = f" ({captions.by_content:,} by content)" if captions.by_content else ""
-        say(f"captions: {captions.matched():,} of {len(index):,} finetune images{found}")
-    if anchor_set is not None and weights.itp:
-        anchors = index_anchors(anchor_set, IMAGE_TEXT_PAIR)
-        say(f"anchors: {len(anchors):,} image-text pairs")
-
-    clip = load_clip(config.run.model)
+    captions, anchors = open_anchors(anchor_set, weights, index)
+    with torch.random.fork_rng(devices=[]):  # a model is built with random weights first
+        clip = load_clip(config.run.model)
     dataset = TrainingBatches(
         index,
         templates=templates,
@@ -111,10 +94,61 @@ def train(config: TrainConfig) -> TrainResult:
         anchors=anchors,
         anchor_batch_size=config.data.anchor_batch_size or config.data.batch_size,
     )
-    order, anchor_order = dataset.order, dataset.anchor_order
-    total = config.optim.epochs * order.steps_per_epoch
-    plan = Plan(
-        steps_per_epoch=order.steps_per_epoch,
+    plan = make_plan(config, dataset.order.steps_per_epoch, weights, device)
+    inputs = {
+        "start_model": {"name": clip.name, "weights_sha256": clip.weights_sha256()},
+        "finetune_data": {"images": len(index), "sha256": index.digest()},
+        "anchor_set": about_anchors,
+        "templates": list(templates),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.run.force:
+        clear(folder)  # not before everything that the run needs is there
+    describe_run(folder, config, resolved=describe_plan(plan, dataset), inputs=inputs)
+
+    model = clip.model.to(device)
+    optimizer = make_optimizer(model, config.optim)
+    bad = BadSamples(config.data.max_bad_fraction, samples_per_epoch(dataset))
+    state = load_state(folder, model, optimizer)
+    start = 0
+    if state is not None:
+        start = int(state["step"])
+        bad.restore(state["bad"])
+        say(f"going on after step {start:,} of {plan.total:,}")
+    say(
+        f"training: {plan.total:,} steps of {dataset.order.batch:,} images, {plan.warmup:,} of "
+        f"warm-up, lambda-tc {weights.tc:g}, lambda-itp {weights.itp:g}, {device}"
+    )
+    if start < plan.total:
+        workers = config.data.workers
+        workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        pin = device.type == "cuda"
+        batches = load_batches(dataset, start, plan.total, workers=workers, pin=pin)
+        run_loop(
+            model, optimizer, batches, plan, start=start, device=device, folder=folder, bad=bad
+        )
+    if bad.total:
+        say(f"left out: {bad.describe()}; for example {'; '.join(bad.examples)}")
+
+    model.eval()
+    save_clip(clip, folder)
+    plot_losses(folder)
+    results = measure(config, folder, clip, measured, device) if measured else None
+    drop_state(folder)  # last: a folder without it, and with a model, is a finished run
+    return TrainResult(folder, plan.total, dict(bad.total), results)
+
+
+def make_plan(
+    config: TrainConfig, steps_per_epoch: int, weights: Weights, device: torch.device
+) -> Plan:
+    """What the options come to for a data set of so many steps an epoch.
+
+    Raises:
+        UserError: the warm-up is longer than the run.
+    """
+    total = config.optim.epochs * steps_per_epoch
+    return Plan(
+        steps_per_epoch=steps_per_epoch,
         total=total,
         warmup=warmup_steps(config.optim.warmup, total),
         lr=config.optim.lr,
@@ -126,109 +160,30 @@ def train(config: TrainConfig) -> TrainResult:
         log_every=config.run.log_every,
         checkpoint_every=config.run.checkpoint_every,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.run.force:
-        clear(folder)  # not before everything that the run needs is there
-    describe_run(
-        folder,
-        config,
-        resolved={
-            "lambda_tc": weights.tc,
-            "lambda_itp": weights.itp,
-            "batch_size": order.batch,
-            "anchor_batch_size": anchor_order.batch if anchor_order else None,
-            "steps_per_epoch": plan.steps_per_epoch,
-            "steps": total,
-            "warmup": plan.warmup,
-            "precision": str(plan.precision).removeprefix("torch."),
-            "classes": index.classes,
-            "templates": list(templates),
-        },
-        inputs={
-            "start_model": {"name": clip.name, "weights_sha256": clip.weights_sha256()},
-            "finetune_data": {"images": len(index), "sha256": index.digest()},
-            "anchor_set": about_anchors,
-            "templates": list(templates),
-        },
+
+
+def describe_plan(plan: Plan, dataset: TrainingBatches) -> dict[str, Any]:
+    """What defaults came to, for config.json."""
+    return {
+        "lambda_tc": plan.weights.tc,
+        "lambda_itp": plan.weights.itp,
+        "batch_size": dataset.order.batch,
+        "anchor_batch_size": dataset.anchor_order.batch if dataset.anchor_order else None,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "steps": plan.total,
+        "warmup": plan.warmup,
+        "precision": str(plan.precision).removeprefix("torch."),
+        "classes": dataset.index.classes,
+    }
+
+
+def samples_per_epoch(dataset: TrainingBatches) -> dict[str, int]:
+    """Samples that an epoch of finetune images asks for, by kind of images."""
+    steps = dataset.order.steps_per_epoch
+    anchors = dataset.anchor_order
+    return {"finetune": steps * dataset.order.batch} | (
+        {"anchors": steps * anchors.batch} if anchors else {}
     )
-
-    model = clip.model.to(device)
-    optimizer = make_optimizer(model, config.optim)
-    per_epoch = {"finetune": plan.steps_per_epoch * order.batch}
-    if anchor_order is not None:
-        per_epoch["anchors"] = plan.steps_per_epoch * anchor_order.batch
-    bad = BadSamples(config.data.max_bad_fraction, per_epoch)
-    state = load_state(folder, model, optimizer)
-    start = 0 if state is None else int(state["step"])
-    if state is not None:
-        bad.restore(state["bad"])
-        say(f"going on after step {start:,} of {total:,}")
-    say(
-        f"training: {total:,} steps of {order.batch:,} images, {plan.warmup:,} of warm-up, "
-        f"lambda-tc {weights.tc:g}, lambda-itp {weights.itp:g}, {device}"
-    )
-    workers = config.data.workers
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1)
-    if start < total:
-        batches = load_batches(dataset, start, total, workers=workers, pin=device.type == "cuda")
-        run_loop(
-            model, optimizer, batches, plan, start=start, device=device, folder=folder, bad=bad
-        )
-    if bad.total:
-        say(f"left out: {bad.describe()}")
-        for example in bad.examples:
-            say(f"  {example}")
-
-    clip.model.eval()
-    save_clip(clip, folder)
-    plot_losses(folder)
-    results = measure(config, folder, clip, measured, device) if measured else None
-    drop_state(folder)  # last: a folder without it, and with a model, is a finished run
-    return TrainResult(folder, total, dict(bad.total), results)
-
-
-def resolve_weights(config: LossConfig, anchor_set: AnchorSet | None) -> Weights:
-    """The lambdas: as given, else 1 for each kind that the set has, else 0.
-
-    Raises:
-        UserError: a lambda above 0 for a kind that the set lacks.
-    """
-
-    def resolve(kind: Kind, asked: float | None, name: str) -> float:
-        has = anchor_set is not None and kind in anchor_set.manifest.kinds
-        if asked and not has:
-            where = "there is no anchor set" if anchor_set is None else repr(anchor_set.root)
-            raise UserError(f"{name} {asked:g} needs {kind} anchors, but {where} has none.")
-        return float(has) if asked is None else asked
-
-    return Weights(
-        tc=resolve(TEXT_COMPENSATED, config.lambda_tc, "--lambda-tc"),
-        itp=resolve(IMAGE_TEXT_PAIR, config.lambda_itp, "--lambda-itp"),
-    )
-
-
-def open_finetune(config: TrainConfig) -> ImageIndex:
-    """Index the finetune images, and say how many there are.
-
-    Raises:
-        UserError: nothing there, or too many samples that cannot be used.
-    """
-    source = open_labelled(config.data.finetune, config.data.classnames, "train")
-    tally = Tally()
-    index = index_images(source, tally)
-    bad = sum(tally.dropped.values())
-    reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(tally.dropped.items()))
-    if bad:
-        key, reason, detail = tally.examples[0]
-        what = f"{bad:,} of {bad + len(index):,} samples of {source.place!r} are bad ({reasons})"
-        example = f"for example {key}: {reason} ({detail})"
-        if bad > config.data.max_bad_fraction * (bad + len(index)):
-            limit = f"--max-bad-fraction {config.data.max_bad_fraction:g}"
-            raise UserError(f"{what}, more than {limit}; {example}.")
-        say(f"{what}; {example}")
-    say(f"finetune: {len(index):,} images of {len(index.classes):,} classes")
-    return index
 
 
 def measure(
@@ -260,8 +215,3 @@ def measure_again(
     if {data.name for data in data_sets} <= known:
         return held
     return measure(config, folder, load_clip(str(folder), device=device), data_sets, device)
-
-
-def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
