@@ -89,15 +89,20 @@ def encode(model: Any, batch: Batch, weights: Weights) -> Features:
         batch: at least one finetune image.
         weights: of the anchors' terms.
     """
-    image = model.encode_image(batch.images, normalize=True)
-    class_text = model.encode_text(batch.class_texts, normalize=True)
+    image = _unit(model.encode_image(batch.images, normalize=False))
+    class_text = _unit(model.encode_text(batch.class_texts, normalize=False))
     caption = anchor_image = anchor_text = None
     if weights.tc and len(batch.captions):
-        caption = model.encode_text(batch.captions, normalize=True).float()
+        caption = _unit(model.encode_text(batch.captions, normalize=False))
     if weights.itp and len(batch.anchor_images):
-        anchor_image = model.encode_image(batch.anchor_images, normalize=True).float()
-        anchor_text = model.encode_text(batch.anchor_texts, normalize=True).float()
-    return Features(image.float(), class_text.float(), caption, anchor_image, anchor_text)
+        anchor_image = _unit(model.encode_image(batch.anchor_images, normalize=False))
+        anchor_text = _unit(model.encode_text(batch.anchor_texts, normalize=False))
+    return Features(image, class_text, caption, anchor_image, anchor_text)
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    """Unit rows in float32, whatever the precision of the towers."""
+    return F.normalize(features.float(), dim=-1)
 
 
 def objective(

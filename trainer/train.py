@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from models.clip import Clip, load_clip, save_clip
+from models.clip import Clip, load_clip, resolve, save_clip
 from shards import places
 from shards.reader import AnchorSet
 from trainer.checkpoint import drop_state, load_state
@@ -62,6 +62,7 @@ def train(config: TrainConfig) -> TrainResult:
     check(config)
     folder = output_folder(config.run.output)
     finished = claim(config)
+    resolve(config.run.model)  # a wrong name is known before the data is walked
     device = choose_device(config.run.device)
     measured = open_data_sets(
         {
