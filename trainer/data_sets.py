@@ -61,9 +61,6 @@ def open_data_sets(
                     f"apart."
                 )
             source = open_labelled(path, split=split)
-            used = places.parent_and_name(source.units[0].root)[1] if source.units else ""
-            if {used, split} == {"train", "test"} and source.units[0].root != path.rstrip("/"):
-                raise UserError(f"{path!r} has no {split!r} split, only {used!r}; see --split.")
             opened[name] = DataSet(name, group, path, source, templates_for(path, templates))
     return list(opened.values())
 
