@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -170,7 +171,12 @@ def save_tensors(
         apart[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     with places.atomic_write(str(path)) as file:
+        mode = os.fstat(file.fileno()).st_mode
         safetensors.torch.save_file(apart, file.name, metadata or {"format": "pt"})
+        # That made a new file under the name: it needs the mode and the sync of the old one.
+        Path(file.name).chmod(mode)
+        with Path(file.name).open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def _nearest(wanted: str, known: list[str]) -> str:

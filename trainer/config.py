@@ -181,7 +181,7 @@ class Parser(argparse.ArgumentParser):
 def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
     """Add one flag for each field of a config dataclass."""
     hints = get_type_hints(config)
-    group = parser.add_argument_group(str(config.__doc__).strip())
+    group = parser.add_argument_group(str(config.__doc__).strip().rstrip("."))
     for item in fields(config):
         hint = hints[item.name]
         if get_origin(hint) in (Union, UnionType):  # X | None

@@ -117,7 +117,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line every 20 seconds.
+    """A bar on a terminal; elsewhere a plain line every 20 seconds, and at the end.
 
     Args:
         start: steps done before.
@@ -143,7 +143,7 @@ class Progress:
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
-        elif time.monotonic() - self._said > _SECONDS:
+        elif step == self._total or time.monotonic() - self._said > _SECONDS:
             self._said = time.monotonic()
             print(f"step {step:,} of {self._total:,}: {text}", file=self._out, flush=True)
 
