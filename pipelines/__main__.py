@@ -9,12 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from models.clip import resolve
-from pipelines import caption, embed, retrieve
+from pipelines import caption, embed, retrieve, worker_output
 from pipelines.build import run
 from pipelines.captioner import check_captioner
+from pipelines.encoder import choose_device
 from pipelines.options import BuildConfig, parse
 from pipelines.progress import Progress
 from schemas.errors import UserError
@@ -29,10 +31,14 @@ _NOTE = "build.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a build; 0 when the set is complete, 2 when something must be mended first."""
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    # Beam logs an error several times over, tracebacks and all, before it raises it.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
         config, options = parse(sys.argv[1:] if argv is None else argv)
-        result = build(config, options)
+        result = _build_quietly(config, options)
+    except KeyboardInterrupt:
+        print("anchorft-build: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     except Exception as error:
         sentence = user_sentence(error)
         if sentence is None:
@@ -47,7 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(config: BuildConfig, options: object) -> PipelineResult:
+def _build_quietly(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
+    """Build; what worker processes print is shown only if the fault is ours, not the user's."""
+    if options.view_as(DirectOptions).direct_running_mode != "multi_processing":
+        return build(config, options)
+    with worker_output.set_aside() as log:
+        try:
+            return build(config, options)
+        except Exception as error:
+            if user_sentence(error) is None:
+                log.seek(0)
+                print(log.read().decode(errors="replace"), file=sys.stderr)
+            raise
+
+
+def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
     """Check the sources, the models and the output, then run the pipeline.
 
     Raises:
@@ -62,6 +82,7 @@ def build(config: BuildConfig, options: object) -> PipelineResult:
             resolve(config.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
         check_captioner(config.captioner)
+    choose_device(config.device)
     complete = claim_output(config, config.build_id(finetune, pool))
     with Progress(config.work, _units(config, finetune, pool)):
         return run(config, options, finetune, pool, complete=complete)
@@ -97,18 +118,14 @@ def claim_output(config: BuildConfig, build_id: str) -> bool:
     if "assemble" in config.stages and not config.force and not ours:
         if complete:
             raise UserError(
-                f"{config.output!r} already holds another anchor set; give another --output, or "
-                f"--force to replace it."
+                f"{config.output!r} already holds an anchor set, and {config.work!r} does not say "
+                f"that this build made it; give another --output, or --force to replace it."
             )
         if places.exists(config.output) and any(map(len, places.list_folder(config.output))):
             raise UserError(
                 f"{config.output!r} is not empty and does not belong to this build; give another "
                 f"--output, or --force to write into it."
             )
-    if config.force and complete and "assemble" in config.stages:
-        fs, path = places.filesystem(manifest)
-        fs.rm(path)  # first, so that the folder does not look like a set while it changes
-        complete = False
     places.write_bytes(note, json.dumps({"build": build_id}).encode())
     return complete
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines import embed
-from pipelines.parts import Part, fingerprint, read_table, required_parts, write_part
+from pipelines.parts import Part, fingerprint, read_table, required_part, write_part
 from pipelines.reading import publish
 from schemas.errors import UserError
-from schemas.manifest import Counts, ShardEntry
+from schemas.manifest import MANIFEST_NAME, Counts, ShardEntry
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, AnchorRecord, Kind, anchor_key
 from schemas.tables import CANDIDATES, WEB_FIELDS
 from shards import places
@@ -71,9 +71,9 @@ class ImageTextPairs(beam.PTransform):  # type: ignore[misc]
         """See the class."""
         return (
             neighbours
-            | "ByPoolPart" >> beam.FlatMap(by_pool_part, self._work, self._min_score)
+            | "ByPoolPart" >> beam.FlatMap(by_pool_part, self._work)
             | beam.GroupByKey()
-            | "Union" >> beam.Map(pair_candidates, self._work)
+            | "Union" >> beam.Map(pair_candidates, self._work, self._min_score)
         )
 
 
@@ -83,37 +83,38 @@ def caption_candidates(part: Part, work: str) -> Part:
     stage = CANDIDATE_STAGE[TEXT_COMPENSATED]
     counts = Counts(read=table.num_rows, kept=table.num_rows)
     publish(stage, counts)
-    made = Part(
-        stage,
-        part.number,
-        part.name,
-        table.num_rows,
-        fingerprint(stage, part.fingerprint),
-        part.input_fingerprint,
-        counts,
-    )
-    return write_part(work, made, _as_candidates(table.to_pylist()))
+    rows = table.to_pylist()
+    content = fingerprint(stage, part.fingerprint, rows)
+    made = Part(stage, part.number, part.name, len(rows), content, part.input_fingerprint, counts)
+    return write_part(work, made, _as_candidates(rows))
 
 
-def by_pool_part(part: Part, work: str, min_score: float) -> Iterator[tuple[int, Union]]:
+def by_pool_part(part: Part, work: str) -> Iterator[tuple[int, Union]]:
     """Split a table of neighbours by the pool part that they lie in."""
     table = read_table(work, part)
     pool_part, row, score, rank = (
         table.column(name).to_numpy() for name in ("pool_part", "pool_row", "score", "rank")
     )
     classes = np.asarray(table.column("query_class").to_pylist(), dtype=object)
-    enough = score >= min_score
-    for number in np.unique(pool_part[enough]):
-        mine = enough & (pool_part == number)
+    for number in np.unique(pool_part):
+        mine = pool_part == number
         yield int(number), Union(row[mine], score[mine], rank[mine], list(classes[mine]))
 
 
-def pair_candidates(group: tuple[int, Iterable[Union]], work: str) -> Part:
-    """Join the union with the pool's metadata; samples without text are dropped and counted."""
+def pair_candidates(group: tuple[int, Iterable[Union]], work: str, min_score: float) -> Part:
+    """Join the union with the pool's metadata.
+
+    Dropped and counted are samples without text (``empty_text``), and those that no query finds
+    with ``min_score`` (``low_score``).
+    """
     number, unions = group
     best: dict[int, dict[str, Any]] = {}
+    low: set[int] = set()
     for union in unions:
         for row, score, rank, query_class in zip(*union, strict=True):
+            if score < min_score:
+                low.add(int(row))
+                continue
             entry = best.setdefault(
                 int(row), {"score": -2.0, "rank": int(rank), "query_count": 0, "classes": set()}
             )
@@ -121,7 +122,7 @@ def pair_candidates(group: tuple[int, Iterable[Union]], work: str) -> Part:
             entry["rank"] = min(entry["rank"], int(rank))
             entry["query_count"] += 1
             entry["classes"].add(query_class)
-    pool = required_parts(work, embed.POOL, [number])[0]
+    pool = required_part(work, embed.POOL, number)
     metadata = read_table(work, pool).take(pa.array(sorted(best)))
     rows: list[dict[str, Any]] = []
     for row, values in zip(sorted(best), metadata.to_pylist(), strict=True):
@@ -141,9 +142,11 @@ def pair_candidates(group: tuple[int, Iterable[Union]], work: str) -> Part:
             }
         )
     stage = CANDIDATE_STAGE[IMAGE_TEXT_PAIR]
-    dropped = len(best) - len(rows)
+    dropped = {"empty_text": len(best) - len(rows), "low_score": len(low - best.keys())}
     counts = Counts(
-        read=len(best), kept=len(rows), dropped={"empty_text": dropped} if dropped else {}
+        read=len(best.keys() | low),
+        kept=len(rows),
+        dropped={reason: n for reason, n in dropped.items() if n},
     )
     publish(stage, counts)
     table = _as_candidates(rows)
@@ -203,11 +206,14 @@ class WriteShards(beam.PTransform):  # type: ignore[misc]
         output: the set's folder.
         roots: per kind, the root that its sources' paths are relative to.
         complete: the output already is a set; a shard that would differ is an error.
+        force: it is not, but replaces the set.
     """
 
-    def __init__(self, *, work: str, output: str, roots: dict[str, str], complete: bool) -> None:
+    def __init__(
+        self, *, work: str, output: str, roots: dict[str, str], complete: bool, force: bool
+    ) -> None:
         super().__init__()
-        self._writer = ShardWriter(work, output, roots, complete)
+        self._writer = ShardWriter(work, output, roots, complete, force)
 
     def expand(self, plans: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardEntry]:
         """See the class."""
@@ -222,6 +228,7 @@ class ShardWriter:
     output: str
     roots: dict[str, str]
     complete: bool
+    force: bool
 
     def write(self, plan: ShardPlan) -> ShardEntry:
         """Write one shard; see WriteShards.
@@ -231,38 +238,44 @@ class ShardWriter:
                 output is a finished set of other anchors.
         """
         note = places.join(self.work, "shards", f"{plan.kind}-{plan.number:05d}.json")
-        entry = self._written(note, plan)
+        known = self._known(note, plan)
+        entry = known if known is not None and self._is_whole(known) else None
         if entry is None:
-            if self.complete:
+            if self.complete and known is None and not self.force:
                 raise UserError(
                     f"{self.output!r} already holds a set made from other inputs; give another "
                     f"--output, or --force to replace it."
                 )
+            if self.complete:  # while a shard changes the folder must not look like a set
+                places.remove(places.join(self.output, MANIFEST_NAME))
             entry = write_shard(self.output, plan.kind, plan.number, self._samples(plan))
             text = json.dumps({"plan": plan.fingerprint, "entry": entry.model_dump()})
             places.write_bytes(note, text.encode())
         publish("assemble", Counts(read=entry.samples, kept=entry.samples))
         return entry
 
-    def _written(self, note: str, plan: ShardPlan) -> ShardEntry | None:
+    def _known(self, note: str, plan: ShardPlan) -> ShardEntry | None:
+        """The entry of the shard if an earlier run wrote it from this very plan."""
         if not places.exists(note):
             return None
         body = json.loads(places.read_bytes(note))
         if body["plan"] != plan.fingerprint:
             return None
-        entry = ShardEntry.model_validate(body["entry"])
+        return ShardEntry.model_validate(body["entry"])
+
+    def _is_whole(self, entry: ShardEntry) -> bool:
         for file in (entry, entry.index):
             place = places.join(self.output, file.path)
             if not places.exists(place) or places.sha256_file(place)[0] != file.sha256:
-                return None
-        return entry
+                return False
+        return True
 
     def _samples(self, plan: ShardPlan) -> Iterator[tuple[AnchorRecord, bytes]]:
         root = self.roots[plan.kind]
         stage = CANDIDATE_STAGE[plan.kind]
         with RangeReader() as reader:
             for number, start, stop in plan.slices:
-                part = required_parts(self.work, stage, [number])[0]
+                part = required_part(self.work, stage, number)
                 for row in read_table(self.work, part).slice(start, stop - start).to_pylist():
                     image = reader.read(
                         places.join(root, row["source"]), row["offset"], row["size"]

@@ -11,7 +11,7 @@ from apache_beam.runners.runner import PipelineResult
 from pipelines import assemble, caption, embed, retrieve
 from pipelines.finish import finish
 from pipelines.options import BuildConfig
-from pipelines.parts import Part, required_parts
+from pipelines.parts import Part, left_parts
 from pipelines.reading import check_ceiling
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
 from shards.sources import Source
@@ -63,7 +63,8 @@ class Composition:
                 )
                 neighbours = self._listed("neighbours", (queries, pool) | "Retrieve" >> step)
             elif "assemble" in self._config.stages:
-                neighbours = self._left_by(retrieve.STAGE, self._finetune)
+                options = {"k": self._config.k}
+                neighbours = self._left_by(retrieve.STAGE, self._finetune, options)
         if "assemble" in self._config.stages:
             stages = [parts for parts in (captions, queries, pool) if parts is not None]
             self._assemble(captions, neighbours, stages)
@@ -73,9 +74,12 @@ class Composition:
 
     def _caption(self) -> Parts | None:
         if "caption" not in self._config.stages:
-            return (
-                self._left_by(caption.STAGE, self._finetune) if self._needed("assemble") else None
+            if not self._needed("assemble"):
+                return None
+            options = caption.caption_options(
+                self._config.decoding, self._config.caption_batch, self._finetune.classes
             )
+            return self._left_by(caption.STAGE, self._finetune, options)
         step = caption.Caption(
             work=self._config.work,
             classes=self._finetune.classes,
@@ -90,8 +94,10 @@ class Composition:
     def _embed(self, stage: str, source: Source | None) -> Parts | None:
         assert source is not None
         if "embed" not in self._config.stages:
-            needed = self._needed("retrieve", "assemble")
-            return self._left_by(stage, source) if needed else None
+            if not self._needed("retrieve", "assemble"):
+                return None
+            options = embed.embed_options(self._config.embed_batch, source.classes)
+            return self._left_by(stage, source, options)
         step = embed.Embed(
             stage,
             work=self._config.work,
@@ -111,8 +117,10 @@ class Composition:
             "force": self._config.force,
         }
 
-    def _left_by(self, stage: str, source: Source) -> Parts:
-        parts = required_parts(self._config.work, stage, [unit.number for unit in source.units])
+    def _left_by(self, stage: str, source: Source, options: dict[str, Any]) -> Parts:
+        names = [unit.name for unit in source.units]
+        parts = left_parts(self._config.work, stage, names, options)
+        check_ceiling(parts, self._config.max_bad_fraction)
         return self._root | f"{stage}-left" >> beam.Create([parts])
 
     def _listed(self, name: str, parts: Parts) -> Parts:
@@ -137,6 +145,7 @@ class Composition:
             assert self._pool is not None
             made.append((IMAGE_TEXT_PAIR, neighbours))
             roots[IMAGE_TEXT_PAIR] = self._pool.units[0].root
+        shard_size = self._config.shard_size
         for kind, parts in made:
             each = parts | f"{kind}-each" >> beam.FlatMap(lambda listed: listed)
             step = (
@@ -152,9 +161,7 @@ class Composition:
                 found
                 | f"{kind}-plan"
                 >> beam.FlatMap(
-                    lambda listed, kind=kind: assemble.plan_shards(
-                        kind, listed, self._config.shard_size
-                    )
+                    lambda listed, kind=kind: assemble.plan_shards(kind, listed, shard_size)
                 )
             )
         shards = (
@@ -166,6 +173,7 @@ class Composition:
                 output=self._config.output,
                 roots=roots,
                 complete=self._complete,
+                force=self._config.force,
             )
         )
         everything = tuple(stages + candidates) | "Stages" >> beam.Flatten()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import apache_beam as beam
@@ -67,6 +68,11 @@ class Caption(beam.PTransform):  # type: ignore[misc]
         return units | beam.Reshuffle() | beam.ParDo(_CaptionUnit(Shared(), **self._arguments))
 
 
+def caption_options(decoding: Decoding, batch: int, classes: list[str]) -> dict[str, Any]:
+    """The options that shape a part of captions."""
+    return {"decoding": asdict(decoding), "caption_batch": batch, "classes": fingerprint(*classes)}
+
+
 class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
     def __init__(
         self,
@@ -106,20 +112,31 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
         """Caption one unit, unless that is done."""
         content = unit_fingerprint(unit)
         model = self._captioner.info.model_dump()
-        options = [vars(self._decoding), self._batch, self._classes]
+        options = caption_options(self._decoding, self._batch, self._classes)
         wanted = fingerprint(STAGE, content, model["weights_sha256"], options)
         part = None if self._force else finished(self._work, STAGE, unit.number, wanted)
         if part is None:
-            part = self._caption(unit, wanted, content, model)
+            part = self._caption(unit, wanted, content, model, options)
         publish(STAGE, part.counts)
         yield part
 
-    def _caption(self, unit: Unit, wanted: str, content: str, model: dict[str, str]) -> Part:
+    def _caption(
+        self,
+        unit: Unit,
+        wanted: str,
+        content: str,
+        model: dict[str, str],
+        options: dict[str, Any],
+    ) -> Part:
         tally = Tally()
         rows: list[dict[str, Any]] = []
         samples = read_unit(unit, tally, len(self._classes))
         batches = decoded_batches(
-            samples, lambda image: image, tally, batch=self._batch, threads=self._decode_threads
+            samples,
+            self._captioner.prepare,
+            tally,
+            batch=self._batch,
+            threads=self._decode_threads,
         )
         for number, batch in enumerate(batches):
             seed = int(fingerprint(self._decoding.seed, unit.number, number)[:8], 16)
@@ -147,5 +164,6 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
             tally.counts(),
             model,
             tally.examples,
+            {"options": options},
         )
         return write_part(self._work, part, pa.Table.from_pylist(rows, schema=CAPTIONS))

@@ -54,8 +54,12 @@ class Captioner(Protocol):
 
     info: ModelInfo
 
-    def caption(self, images: list[Image.Image], seed: int) -> list[list[str]]:
-        """Captions for each image, best first; ``seed`` fixes what is drawn for this batch."""
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """RGB image to what the model takes, [3, H, W]; safe to call from many threads."""
+        ...
+
+    def caption(self, images: list[torch.Tensor], seed: int) -> list[list[str]]:
+        """Captions for prepared images, best first; ``seed`` fixes what is drawn for the batch."""
         ...
 
 
@@ -97,10 +101,17 @@ class BlipCaptioner:
         self._device = device
         self._decoding = decoding
 
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """RGB image to pixels, [3, H, W]; safe to call from many threads."""
+        pixels: torch.Tensor = self._image_processor(images=image, return_tensors="pt")[
+            "pixel_values"
+        ]
+        return pixels[0]
+
     @torch.inference_mode()
-    def caption(self, images: list[Image.Image], seed: int) -> list[list[str]]:
-        """Captions for RGB images; a list of ``captions_per_image`` texts for each."""
-        pixels = self._image_processor(images=images, return_tensors="pt")["pixel_values"]
+    def caption(self, images: list[torch.Tensor], seed: int) -> list[list[str]]:
+        """Captions for prepared images; a list of ``captions_per_image`` texts for each."""
+        pixels = torch.stack(images)
         arguments = self._decoding.generate_arguments()
         if self._decoding.prompt:
             tokens = self._tokenizer([self._decoding.prompt] * len(images), return_tensors="pt")

@@ -73,6 +73,11 @@ class Embed(beam.PTransform):  # type: ignore[misc]
         return units | beam.Reshuffle() | beam.ParDo(_EmbedUnit(Shared(), **self._arguments))
 
 
+def embed_options(batch: int, classes: list[str] | None) -> dict[str, Any]:
+    """The options that shape a part of embeddings."""
+    return {"embed_batch": batch, "classes": fingerprint(*(classes or []))}
+
+
 class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
     def __init__(
         self,
@@ -110,7 +115,7 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
         """Embed one unit, unless that is done."""
         content = unit_fingerprint(unit)
         model = self._encoder.info.model_dump()
-        options = [self._batch, self._classes]
+        options = embed_options(self._batch, self._classes)
         wanted = fingerprint(self._stage, content, model["weights_sha256"], options)
         part = None if self._force else finished(self._work, self._stage, unit.number, wanted)
         if part is not None and part.extra["npy_sha256"] != _npy_sha256(
@@ -118,11 +123,18 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
         ):
             part = None
         if part is None:
-            part = self._embed(unit, wanted, content, model)
+            part = self._embed(unit, wanted, content, model, options)
         publish(self._stage, part.counts)
         yield part
 
-    def _embed(self, unit: Unit, wanted: str, content: str, model: dict[str, str]) -> Part:
+    def _embed(
+        self,
+        unit: Unit,
+        wanted: str,
+        content: str,
+        model: dict[str, str],
+        options: dict[str, Any],
+    ) -> Part:
         tally = Tally()
         rows: list[dict[str, Any]] = []
         blocks: list[NDArray[np.float16]] = []
@@ -153,7 +165,7 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
             tally.counts(),
             model,
             tally.examples,
-            {"npy_sha256": digest, "dimension": int(matrix.shape[1])},
+            {"npy_sha256": digest, "dimension": int(matrix.shape[1]), "options": options},
         )
         table = pa.Table.from_pylist(rows, schema=EMBEDDING_METADATA)
         # The parquet goes last: it is what marks the pair as finished.

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.clip import load_clip
+from schemas.errors import UserError
 from schemas.manifest import ModelInfo
 
 
@@ -42,7 +43,17 @@ class ImageEncoder:
 
 
 def choose_device(device: str) -> str:
-    """``auto`` is the first GPU if there is one."""
+    """``auto`` is the first GPU if there is one.
+
+    Raises:
+        UserError: torch knows no such device, or this machine has none.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(
+            f"--device {device} is not to be had on this machine; give auto or cpu."
+        ) from None
     return device

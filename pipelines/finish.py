@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from typing import Any
-
-from shards.card import data_card
-from shards.gallery import gallery_of_set
 
 from pipelines.options import BuildConfig
 from pipelines.parts import Part
@@ -24,6 +22,8 @@ from schemas.manifest import (
 )
 from schemas.record import IMAGE_TEXT_PAIR, KINDS
 from shards import places
+from shards.card import data_card
+from shards.gallery import gallery_of_set
 from shards.writer import write_file, write_manifest
 
 PACKAGES = (
@@ -61,7 +61,10 @@ def finish(
     """
     shards = sorted(shards, key=lambda shard: (KINDS.index(shard.kind), shard.path))
     if not shards:
-        raise UserError("no anchors are left after dropping; see the counts above.")
+        raise UserError(
+            "no anchors are left: every candidate was dropped; look at --min_score and at the "
+            "texts of the pool."
+        )
     manifest = Manifest(
         name=config.name,
         digest=set_digest(shards),
@@ -74,12 +77,15 @@ def finish(
     place = places.join(config.output, MANIFEST_NAME)
     if places.exists(place):
         held = Manifest.from_json(places.read_bytes(place), place)
-        if held.digest == manifest.digest:
+        if not config.force and held.digest == manifest.digest:
             return held
-        raise UserError(
-            f"{config.output!r} already holds a set made from other inputs; give another "
-            f"--output, or --force to replace it."
-        )
+        if not config.force:
+            raise UserError(
+                f"{config.output!r} already holds a set made from other inputs; give another "
+                f"--output, or --force to replace it."
+            )
+        places.remove(place)
+    _remove_others(config.output, shards)
     card = write_file(config.output, "README.md", data_card(manifest).encode())
     page = gallery_of_set(config.output, manifest, limit=GALLERY_ANCHORS)
     gallery = write_file(config.output, "gallery.html", page)
@@ -88,13 +94,25 @@ def finish(
     return manifest
 
 
+def _remove_others(output: str, shards: list[ShardEntry]) -> None:
+    """Delete shards that an earlier run of another size has left; they are not in the manifest."""
+    ours = {file.path for shard in shards for file in (shard, shard.index)}
+    for kind in KINDS:
+        folder = places.join(output, kind)
+        names = places.list_folder(folder)[1] if places.exists(folder) else []
+        for name in names:
+            if re.fullmatch(r"\d{5,}\.(tar|parquet)", name) and f"{kind}/{name}" not in ours:
+                places.remove(places.join(folder, name))
+
+
 def provenance(stages: list[list[Part]], config: BuildConfig) -> Provenance:
     """From what, and how: models, inputs with fingerprints, counts, options, versions."""
     models: dict[str, ModelInfo] = {}
     inputs: list[InputInfo] = []
     counts: dict[str, Counts] = {}
     seen: set[tuple[str, str]] = set()
-    for parts in stages:
+    # In the order of their names: a runner hands the stages over in any.
+    for parts in sorted(filter(None, stages), key=lambda parts: parts[0].stage):
         for part in sorted(parts, key=lambda part: part.number):
             counts[part.stage] = counts.get(part.stage, Counts()) + part.counts
             if part.model:

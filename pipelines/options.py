@@ -7,6 +7,7 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -96,8 +97,8 @@ class AnchorOptions(PipelineOptions):  # type: ignore[misc]
             default="greedy",
             help="how captions are decoded (default: %(default)s)",
         )
-        _add(parser, "num_beams", type=int, default=3, help="for --decoding beam")
-        _add(parser, "top_p", type=float, default=0.9, help="for --decoding nucleus")
+        _add(parser, "num_beams", type=int, help="for --decoding beam (default: 3)")
+        _add(parser, "top_p", type=float, help="for --decoding nucleus (default: 0.9)")
         _add(
             parser,
             "captions_per_image",
@@ -120,7 +121,7 @@ class AnchorOptions(PipelineOptions):  # type: ignore[misc]
             default=0,
             help="fewest tokens of a caption (default: %(default)s)",
         )
-        _add(parser, "caption_seed", type=int, default=0, help="seed of --decoding nucleus")
+        _add(parser, "caption_seed", type=int, help="for --decoding nucleus (default: 0)")
         _add(
             parser,
             "caption_batch",
@@ -238,8 +239,12 @@ def parse(argv: Sequence[str]) -> tuple[BuildConfig, PipelineOptions]:
     AnchorOptions._add_argparse_args(parser)
     known, rest = parser.parse_known_args(argv)
     _refuse_unknown(rest, parser)
-    beam_options = PipelineOptions(list(argv))
-    return _resolve(known), beam_options
+    config = _resolve(known)
+    beam_options = list(argv)
+    if not any(word.startswith("--default_sdk_harness_log_level") for word in beam_options):
+        # Worker processes would log every step; what ends a job is raised here all the same.
+        beam_options.append("--default_sdk_harness_log_level=CRITICAL")
+    return config, PipelineOptions(beam_options)
 
 
 def _refuse_unknown(rest: list[str], ours: argparse.ArgumentParser) -> None:
@@ -285,9 +290,9 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
         )
     if IMAGE_TEXT_PAIR not in kinds and o.pool:
         raise UserError(f"--pool is given, but --kinds leaves {IMAGE_TEXT_PAIR} out; drop one.")
+    decoding = _decoding(o)
     at_least_one = (
         "k",
-        "num_beams",
         "captions_per_image",
         "max_new_tokens",
         "caption_batch",
@@ -298,47 +303,48 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
     for name in at_least_one:
         if getattr(o, name) < 1:
             raise UserError(f"--{name} is {getattr(o, name)}; it must be at least 1.")
-    for name in ("max_bad_fraction", "top_p"):
-        if not 0 <= getattr(o, name) <= 1:
-            raise UserError(f"--{name} is {getattr(o, name)}; it must lie between 0 and 1.")
+    for name in ("model_threads", "min_new_tokens"):
+        if getattr(o, name) < 0:
+            raise UserError(f"--{name} is {getattr(o, name)}; it must not be negative.")
+    if not 0 <= o.max_bad_fraction <= 1:
+        raise UserError(f"--max_bad_fraction is {o.max_bad_fraction}; it lies between 0 and 1.")
     if not -1 <= o.min_score <= 1:
         raise UserError(f"--min_score is {o.min_score}; a cosine lies between -1 and 1.")
     if o.min_new_tokens > o.max_new_tokens:
         raise UserError(f"--min_new_tokens {o.min_new_tokens} exceeds --max_new_tokens.")
-    if o.captions_per_image > 1 and o.decoding == "greedy":
+    stages = _listed("--stages", o.stages, STAGES)
+    useful = {"assemble"}
+    useful |= {"caption"} if TEXT_COMPENSATED in kinds else set()
+    useful |= {"embed", "retrieve"} if IMAGE_TEXT_PAIR in kinds else set()
+    if not useful & set(stages):
         raise UserError(
-            "--captions_per_image over 1 needs --decoding beam or nucleus: greedy "
-            "decoding gives one caption."
+            f"--stages {o.stages} does nothing for --kinds {o.kinds}; give one of "
+            f"{', '.join(stage for stage in STAGES if stage in useful)}."
         )
-    if o.decoding == "beam" and o.captions_per_image > o.num_beams:
-        raise UserError(f"--captions_per_image {o.captions_per_image} exceeds --num_beams.")
     output = o.output.rstrip("/") or "/"
     work = (o.work or f"{output}.work").rstrip("/")
     if work == output:
         raise UserError("--work and --output are the same folder; give the stages their own.")
+    for name, place in (("output", output), ("work", work)):
+        if _lies_in(place, o.finetune):
+            raise UserError(
+                f"--{name} {place!r} lies in the folder of --finetune, and would be taken for a "
+                f"class of it; give another."
+            )
     return BuildConfig(
         finetune=o.finetune,
         pool=o.pool,
         output=output,
         work=work,
         name=o.name or places.parent_and_name(output)[1],
-        stages=_listed("--stages", o.stages, STAGES),
+        stages=stages,
         kinds=kinds,
         classnames=o.classnames,
         captioner=o.captioner,
         encoder=o.encoder,
         k=o.k,
         min_score=o.min_score,
-        decoding=Decoding(
-            mode=o.decoding,
-            num_beams=o.num_beams if o.decoding == "beam" else 1,
-            top_p=o.top_p if o.decoding == "nucleus" else 1.0,
-            prompt=o.prompt,
-            captions_per_image=o.captions_per_image,
-            max_new_tokens=o.max_new_tokens,
-            min_new_tokens=o.min_new_tokens,
-            seed=o.caption_seed,
-        ),
+        decoding=decoding,
         caption_batch=o.caption_batch,
         embed_batch=o.embed_batch,
         device=o.device,
@@ -347,4 +353,40 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
         shard_size=o.shard_size,
         max_bad_fraction=o.max_bad_fraction,
         force=o.force,
+    )
+
+
+def _lies_in(place: str, folder: str) -> bool:
+    if places.is_local(place) and places.is_local(folder):
+        place, folder = (str(Path(places.local_path(p)).absolute()) for p in (place, folder))
+    return f"{place}/".startswith(folder.rstrip("/") + "/")
+
+
+def _decoding(o: argparse.Namespace) -> Decoding:
+    """How captions are decoded; an option of another mode is refused, not ignored."""
+    for name, mode in (("num_beams", "beam"), ("top_p", "nucleus"), ("caption_seed", "nucleus")):
+        if getattr(o, name) is not None and o.decoding != mode:
+            raise UserError(f"--{name} is for --decoding {mode}, which is {o.decoding}; drop one.")
+    num_beams = 3 if o.num_beams is None else o.num_beams
+    top_p = 0.9 if o.top_p is None else o.top_p
+    if num_beams < 1:
+        raise UserError(f"--num_beams is {num_beams}; it must be at least 1.")
+    if not 0 < top_p <= 1:
+        raise UserError(f"--top_p is {top_p}; it must be over 0 and at most 1.")
+    if o.captions_per_image > 1 and o.decoding == "greedy":
+        raise UserError(
+            "--captions_per_image over 1 needs --decoding beam or nucleus: greedy "
+            "decoding gives one caption."
+        )
+    if o.decoding == "beam" and o.captions_per_image > num_beams:
+        raise UserError(f"--captions_per_image {o.captions_per_image} exceeds --num_beams.")
+    return Decoding(
+        mode=o.decoding,
+        num_beams=num_beams if o.decoding == "beam" else 1,
+        top_p=top_p if o.decoding == "nucleus" else 1.0,
+        prompt=o.prompt,
+        captions_per_image=o.captions_per_image,
+        max_new_tokens=o.max_new_tokens,
+        min_new_tokens=o.min_new_tokens,
+        seed=o.caption_seed or 0,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ class Part:
         counts: what was read, kept and dropped.
         model: name and digest of the model that made it, if one did.
         examples: the first few bad samples as (key, reason, detail), for messages.
-        extra: what a stage wants to remember.
+        extra: what a stage wants to remember; ``options`` are those of the build that shaped it.
     """
 
     stage: str
@@ -110,19 +110,45 @@ def read_table(work: str, part: Part) -> pa.Table:
     return pq.read_table(io.BytesIO(places.read_bytes(part_place(work, part.stage, part.number))))
 
 
-def required_parts(work: str, stage: str, numbers: Iterable[int]) -> list[Part]:
-    """The parts of a stage that was run before.
+def required_part(work: str, stage: str, number: int) -> Part:
+    """A part that an earlier stage has left.
 
     Raises:
-        UserError: one is missing.
+        UserError: it is missing.
     """
-    parts = []
-    for number in numbers:
-        part = read_part(work, stage, number)
-        if part is None:
-            raise UserError(
-                f"{part_place(work, stage, number)!r} is missing or unreadable: run the "
-                f"{stage.split('-')[0]} stage first."
-            )
-        parts.append(part)
+    part = read_part(work, stage, number)
+    if part is None:
+        raise UserError(
+            f"{part_place(work, stage, number)!r} is missing or unreadable: run the "
+            f"{stage.split('-')[0]} stage first."
+        )
+    return part
+
+
+def left_parts(
+    work: str, stage: str, names: Sequence[str], options: Mapping[str, Any]
+) -> list[Part]:
+    """The parts of a stage that ran before, checked to be those that this build would make.
+
+    Args:
+        work: the work folder.
+        stage: whose parts.
+        names: of the units, in order.
+        options: those that shape the parts; a mapping that JSON can hold.
+
+    Raises:
+        UserError: one is missing, of another input, made with other options or another model.
+    """
+    again = f"run the {stage.split('-')[0]} stage again."
+    parts = [required_part(work, stage, number) for number, _ in enumerate(names)]
+    for part, name in zip(parts, names, strict=True):
+        place = part_place(work, stage, part.number)
+        if part.name != name:
+            raise UserError(f"{place!r} was made from {part.name!r}, not from {name!r}: {again}")
+        made_with = part.extra.get("options", {})
+        for option, value in options.items():
+            if made_with.get(option) != value:
+                raise UserError(f"{place!r} was made with another {option}: {again}")
+    if len({part.model["weights_sha256"] for part in parts if part.model}) > 1:
+        raise UserError(f"the {stage} parts in {work!r} are of different models: {again}")
     return parts

@@ -33,13 +33,13 @@ class Progress:
     Args:
         work: the work folder.
         units: stage to the number of its units.
-        out: where to print.
+        out: where to print (default: standard error).
     """
 
-    def __init__(self, work: str, units: dict[str, int], out: TextIO = sys.stderr) -> None:
+    def __init__(self, work: str, units: dict[str, int], out: TextIO | None = None) -> None:
         self._work = work
-        self._out = out
-        self._live = out.isatty()
+        self._out = out or sys.stderr
+        self._live = self._out.isatty()
         self._stages = [StageProgress(stage, number) for stage, number in units.items()]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -18,12 +17,13 @@ from numpy.typing import NDArray
 from pipelines.embed import read_array
 from pipelines.parts import Part, fingerprint, finished, read_table, write_part
 from pipelines.reading import publish
+from pipelines.search import nearest
 from schemas.errors import UserError
 from schemas.manifest import Counts
 from schemas.tables import NEIGHBOURS
 
 STAGE = "retrieve"
-INDEX = {"type": "exact", "faiss": "IndexFlatIP", "metric": "cosine", "storage": "float16"}
+INDEX = {"type": "exact", "metric": "cosine", "storage": "float16"}
 
 
 class Hits(NamedTuple):
@@ -105,13 +105,22 @@ def plan(pool: list[Part], queries: list[Part], work: str, k: int, force: bool) 
                 f"the embeddings of finetune set and pool are of different {what}; run the embed "
                 f"stage again for both with one --encoder."
             )
-    made_of = [part.fingerprint for part in pool]
-    wanted = {q.number: fingerprint(STAGE, q.fingerprint, made_of, k, INDEX) for q in queries}
+    made_of = [part.extra["npy_sha256"] for part in pool]
+    wanted = {
+        q.number: fingerprint(STAGE, q.fingerprint, q.extra["npy_sha256"], made_of, k, INDEX)
+        for q in queries
+    }
     done = [
         part
         for q in queries
         if not force and (part := finished(work, STAGE, q.number, wanted[q.number]))
     ]
+    nothing = Hits(
+        np.zeros((0, k), np.float32), np.zeros((0, k), np.int32), np.zeros((0, k), np.int32)
+    )
+    for q in queries:  # nothing to search for, but a later stage looks for the part
+        if not q.rows and q.number not in {part.number for part in done}:
+            done.append(_write(work, q, nothing, wanted[q.number], k))
     numbers = {part.number for part in done}
     todo = [q for q in queries if q.number not in numbers and q.rows]
     return Plan([part for part in pool if part.rows], todo, done, wanted, k)
@@ -120,14 +129,9 @@ def plan(pool: list[Part], queries: list[Part], work: str, k: int, force: bool) 
 def search_part(part: Part, todo: Plan, work: str) -> Iterator[tuple[int, Hits]]:
     """Search one pool part for every query part; yields a block of hits per query part."""
     vectors = read_array(work, part)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
     for query in todo.queries:
-        score, row = index.search(read_array(work, query), min(todo.k, len(vectors)))
-        yield (
-            query.number,
-            Hits(score, np.full_like(row, part.number, np.int32), row.astype(np.int32)),
-        )
+        score, row = nearest(read_array(work, query), vectors, todo.k)
+        yield query.number, Hits(score, np.full_like(row, part.number), row)
 
 
 class MergeHits(beam.CombineFn):  # type: ignore[misc]
@@ -163,8 +167,13 @@ class MergeHits(beam.CombineFn):  # type: ignore[misc]
 
 def write_hits(hits: tuple[int, Hits], todo: Plan, work: str) -> Part:
     """Write the neighbours of one query part."""
-    number, (score, part, row) = hits
+    number, block = hits
     query = next(part for part in todo.queries if part.number == number)
+    return _write(work, query, Hits(*block), todo.wanted[number], todo.k)
+
+
+def _write(work: str, query: Part, hits: Hits, wanted: str, asked: int) -> Part:
+    score, part, row = hits
     classes = read_table(work, query).column("class_name").combine_chunks()
     n, k = score.shape
     table = pa.table(
@@ -180,12 +189,9 @@ def write_hits(hits: tuple[int, Hits], todo: Plan, work: str) -> Part:
     )
     counts = Counts(read=n, kept=n)
     model = query.model
-    extra: dict[str, Any] = {"k": todo.k, "index": INDEX}
-    return write_part(
-        work,
-        Part(STAGE, number, query.name, n, todo.wanted[number], "", counts, model, [], extra),
-        table,
-    )
+    extra: dict[str, Any] = {"options": {"k": asked}}
+    made = Part(STAGE, query.number, query.name, n, wanted, "", counts, model, [], extra)
+    return write_part(work, made, table)
 
 
 def _published(part: Part) -> Part:

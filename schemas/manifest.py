@@ -12,7 +12,14 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from schemas.errors import UserError
 from schemas.record import Kind, Sha256, canonical_json, first_error
@@ -30,7 +37,7 @@ def safe_relative_path(value: str) -> str:
     """
     path = PurePosixPath(value)
     if (
-        not value
+        not path.parts
         or path.is_absolute()
         or ".." in path.parts
         or str(path) != value
@@ -130,6 +137,18 @@ class Manifest(_Part):
     )
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _adds_up(self) -> Manifest:
+        paths = [file.path for shard in self.shards for file in (shard, shard.index)]
+        paths += [file.path for file in self.files]
+        if len(set(paths)) < len(paths):
+            raise ValueError("two of its files have the same path")
+        if self.samples != sum(shard.samples for shard in self.shards):
+            raise ValueError("samples is not the sum of the shards' samples")
+        if not {shard.kind for shard in self.shards} <= set(self.kinds):
+            raise ValueError("a shard is of a kind that kinds does not name")
+        return self
+
     def to_json(self) -> str:
         """The manifest's text: readable, keys sorted, ends in a newline; ``seal`` included."""
         body = self.model_dump(exclude_none=True)
@@ -146,7 +165,7 @@ class Manifest(_Part):
         """
         try:
             body = json.loads(text)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{where} is not valid JSON ({error}); fetch the anchor set again."
             ) from None
@@ -162,7 +181,7 @@ class Manifest(_Part):
             raise UserError(
                 f"{where} does not follow the manifest's schema: {first_error(error)}."
             ) from None
-        if sealed != seal(body):
+        if not _is_seal(sealed, body):
             raise UserError(f"{where} was changed after it was written (its seal does not fit).")
         if manifest.digest != set_digest(manifest.shards):
             raise UserError(f"{where} has a digest that does not follow from its shards.")
@@ -173,6 +192,13 @@ def seal(body: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of a manifest without its ``seal``."""
     content = {name: value for name, value in body.items() if name != "seal"}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def _is_seal(sealed: Any, body: dict[str, Any]) -> bool:
+    try:
+        return bool(sealed == seal(body))
+    except ValueError:  # NaN, or half a surrogate pair: no manifest of ours holds such things
+        return False
 
 
 def set_digest(shards: Iterable[ShardEntry]) -> str:

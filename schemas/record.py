@@ -30,7 +30,7 @@ class AnchorRecord(BaseModel):
     fields are kept, so that a newer minor version passes through an older reader unharmed.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     key: Key = Field(description="Unique in the set; no path, no dot.")
     kind: Kind = Field(description="Which kind of anchor this is.")
@@ -85,6 +85,7 @@ class AnchorRecord(BaseModel):
     def _fields_fit_the_kind(self) -> AnchorRecord:
         if self.kind == IMAGE_TEXT_PAIR and (self.score is None or self.rank is None):
             raise ValueError("an image-text-pair record needs score and rank")
+        canonical_json(self.model_extra)  # raises where JSON has no such value (NaN)
         if self.kind == TEXT_COMPENSATED and self.class_name is None:
             raise ValueError("a text-compensated record needs class_name")
         return self

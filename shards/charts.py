@@ -8,9 +8,9 @@ from markupsafe import Markup, escape
 
 from shards.summary import Spread
 
-_WIDTH, _HEIGHT = 560, 190
+_WIDTH, _HEIGHT = 460, 180
 _LEFT, _BOTTOM, _TOP = 8, 26, 18
-_ROW, _LABEL = 22, 190
+_ROW, _LABEL = 22, 150
 
 
 def histogram(spread: Spread, unit: str) -> Markup:
@@ -37,7 +37,8 @@ def histogram(spread: Spread, unit: str) -> Markup:
         ).format(min(max(at, 40), _WIDTH - 40), _TOP - 3, floor, _short(spread.median))
     )
     shapes.append(_axis(floor))
-    for i, anchor in ((0, "start"), (len(spread.bins) // 2, "middle"), (-1, "end")):
+    labels = [(0, "start"), (len(spread.bins) // 2, "middle"), (-1, "end")]
+    for i, anchor in labels if len(spread.bins) > 2 else labels[::2]:
         x = _LEFT + (i if i >= 0 else len(spread.bins)) * width
         shapes.append(_text(x, _HEIGHT - 8, _short(spread.edges[i]), anchor))
     label = f"histogram of {spread.count:,} {unit}, median {_short(spread.median)}"
@@ -51,7 +52,7 @@ def bars(rows: Sequence[tuple[str, int]], what: str) -> Markup:
     shapes = []
     for i, (name, number) in enumerate(rows):
         y = i * _ROW
-        label = name if len(name) <= 26 else name[:25] + "…"
+        label = name if len(name) <= 22 else name[:21] + "…"
         shapes.append(_text(_LABEL - 8, y + 15, label, "end"))
         shapes.append(
             Markup(

@@ -54,6 +54,7 @@ def gallery_of_set(root: str, manifest: Manifest, limit: int = 600) -> bytes:
     made = manifest.provenance
     # autoescape covers every {{ }}; tojson also escapes <, > and &, so that no text ends a script
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     page, _, script = _TEMPLATE.read_text("utf-8").partition("{# script #}")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

@@ -13,6 +13,13 @@ from schemas.errors import BadSample
 MAX_PIXELS = 100_000_000
 """Larger images are refused before any pixel is decoded: a few bytes can claim gigabytes."""
 
+MAX_ASPECT = 100
+"""Longer strips are refused: resized by its shorter side, one would fill gigabytes."""
+
+# PIL warns of large images and odd EXIF data; what matters of that is an error below.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 # PIL's format to the member's extension; MPO is what phones call a JPEG with a second picture.
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 
@@ -29,22 +36,22 @@ class ImageInfo:
 def decode_image(data: bytes) -> tuple[Image.Image, ImageInfo]:
     """Decode to an upright RGB image (EXIF orientation applied; CMYK, grey, palette converted).
 
+    What is transparent becomes white.
+
     Returns:
         The image (mode RGB, 8 bits a channel) and its header.
 
     Raises:
         BadSample: ``empty_file``, ``not_an_image``, ``unsupported_format``, ``too_many_pixels``,
-            ``truncated_image`` or ``corrupt_image``.
+            ``too_elongated``, ``truncated_image`` or ``corrupt_image``.
     """
     if not data:
         raise BadSample("empty_file", "no bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's own bomb warning; ours below is an error
-            image = Image.open(io.BytesIO(data))
-            info = _header(image)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image)), info
+        image = Image.open(io.BytesIO(data))
+        info = _header(image)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image)), info
     except BadSample:
         raise
     except UnidentifiedImageError:
@@ -65,6 +72,8 @@ def _header(image: Image.Image) -> ImageInfo:
         raise BadSample("unsupported_format", f"{image.format} is not one of JPEG, PNG, WebP")
     if width * height > MAX_PIXELS:
         raise BadSample("too_many_pixels", f"{width} x {height} is over {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadSample("too_elongated", f"{width} x {height} is longer than {MAX_ASPECT} to 1")
     return ImageInfo(_EXTENSIONS[image.format], width, height)
 
 
@@ -73,8 +82,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):  # 16-bit grey: PIL's conversion would clip, not scale
         return image.point(lambda value: value / 256).convert("L").convert("RGB")
-    if image.mode in ("P", "PA", "LA") or "transparency" in image.info:
-        # Through RGBA, so that a transparent palette entry does not come out as a stray colour.
+    if image.mode in ("P", "PA", "LA", "RGBA") or "transparency" in image.info:
+        # Over white, since the colour under transparent pixels is whatever an editor left there.
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +22,8 @@ from schemas.errors import UserError
 # On these a file appears whole when its upload ends, and a rename is a copy: write in place.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "hf", "memory"}
 _CHUNK = 1 << 20
+# What Windows, macOS and Synology leave in folders of pictures.
+_LITTER = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}
 
 
 def filesystem(place: str) -> tuple[Any, str]:
@@ -30,6 +34,8 @@ def filesystem(place: str) -> tuple[Any, str]:
     """
     if place.startswith("pipe:"):
         raise UserError(f"{place!r} would run a shell command; give a path or an fsspec URL.")
+    if is_local(place):  # as it is: fsspec would take "::" in a file's name for a chain of URLs
+        return fsspec.filesystem("file"), local_path(place)
     try:
         fs, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as error:
@@ -42,6 +48,11 @@ def is_local(place: str) -> bool:
     return "://" not in place or place.startswith(("file://", "local://"))
 
 
+def local_path(place: str) -> str:
+    """The path that a local place is, without ``file://``."""
+    return place.split("://", 1)[1] if place.startswith(("file://", "local://")) else place
+
+
 def join(root: str, *parts: str) -> str:
     """``root`` and relative parts, joined by forward slashes, URLs included."""
     return "/".join([root.rstrip("/") or "/", *parts]) if parts else root
@@ -51,6 +62,39 @@ def parent_and_name(place: str) -> tuple[str, str]:
     """Split off the last component of a path or URL."""
     head, _, tail = place.rstrip("/").rpartition("/")
     return head or ("/" if place.startswith("/") else "."), tail
+
+
+def common_root(files: Sequence[str]) -> str:
+    """The deepest folder that holds all the files; they must be normalised, as expand's are.
+
+    Raises:
+        UserError: some are absolute and some relative, or they lie in different stores.
+    """
+    folders = [parent_and_name(file)[0] for file in files]
+    if any("://" in folder for folder in folders):
+        protocols = {folder.partition("://")[0] for folder in folders}
+        if len(protocols) > 1:
+            raise UserError("files of one source must lie in one store; give them one protocol.")
+        paths = [folder.partition("://")[2] for folder in folders]
+        return f"{protocols.pop()}://{posixpath.commonpath(paths)}"
+    if len({posixpath.isabs(folder) for folder in folders}) > 1:
+        raise UserError("give the files of one source either all as absolute or all as relative.")
+    return posixpath.commonpath(folders) or "."
+
+
+def below(root: str, place: str) -> str:
+    """The path of ``place`` relative to ``root``, a folder above it by common_root."""
+    return place if root == "." else place[len(root.rstrip("/")) + 1 :]
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def is_hidden(name: str) -> bool:
+    """True for names that no user means as data: dot files, and what file managers leave."""
+    return name.startswith(".") or name in _LITTER
 
 
 def exists(place: str) -> bool:
@@ -81,7 +125,7 @@ def expand(place: str) -> list[str]:
     found: list[str] = []
     for pattern in patterns:
         if not any(character in pattern for character in "*?["):
-            found.append(pattern)
+            found.append(posixpath.normpath(pattern) if is_local(pattern) else pattern)
             continue
         fs, path = filesystem(pattern)
         matches = sorted(fs.glob(path))
@@ -106,6 +150,13 @@ def list_folder(place: str) -> tuple[list[str], list[str]]:
     """
     fs, path = filesystem(place)
     try:
+        if is_local(place):  # links are followed: class folders and images often are links
+            found = [(entry.name, entry.is_dir()) for entry in os.scandir(path)]
+            found = [(name, folder) for name, folder in found if not is_hidden(name)]
+            return (
+                sorted(name for name, folder in found if folder),
+                sorted(name for name, folder in found if not folder),
+            )
         entries = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{place!r} is not a folder; check the path.") from None
@@ -113,7 +164,7 @@ def list_folder(place: str) -> tuple[list[str], list[str]]:
     files: list[str] = []
     for entry in entries:
         name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
-        if name.startswith(".") or entry["name"].rstrip("/") == path.rstrip("/"):
+        if is_hidden(name) or entry["name"].rstrip("/") == path.rstrip("/"):
             continue
         (folders if entry["type"] == "directory" else files).append(name)
     return sorted(folders), sorted(files)
@@ -121,10 +172,26 @@ def list_folder(place: str) -> tuple[list[str], list[str]]:
 
 def find_files(place: str) -> list[str]:
     """All files below a folder, as sorted paths relative to it; hidden ones are left out."""
+    if is_local(place):
+        return sorted(_walk(Path(local_path(place)), "", frozenset()))
     fs, path = filesystem(place)
     base = path.rstrip("/") + "/"
     names = (name[len(base) :] for name in fs.find(path) if name.startswith(base))
-    return sorted(n for n in names if not any(part.startswith(".") for part in n.split("/")))
+    return sorted(n for n in names if not any(is_hidden(part) for part in n.split("/")))
+
+
+def _walk(folder: Path, prefix: str, above: frozenset[Path]) -> Iterator[str]:
+    """Files below a folder, links followed, but not in a circle."""
+    here = folder.resolve()
+    if here in above:
+        return
+    for entry in os.scandir(folder):
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", above | {here})
+        else:
+            yield prefix + entry.name
 
 
 def open_read(place: str) -> BinaryIO:
@@ -148,12 +215,24 @@ def read_bytes(place: str, offset: int | None = None, size: int | None = None) -
     """
     if offset is None and is_local(place):
         try:
-            return Path(place.split("://", 1)[-1]).read_bytes()
+            return Path(local_path(place)).read_bytes()
         except (FileNotFoundError, IsADirectoryError):
             raise UserError(f"{place!r} is not there or is not a file; check the path.") from None
     with open_read(place) as file:
         file.seek(offset or 0)
         return file.read(-1 if size is None else size)
+
+
+def read_text(place: str) -> str:
+    """A text file, with or without the byte order mark that Windows puts first.
+
+    Raises:
+        UserError: it is not there, or not UTF-8.
+    """
+    try:
+        return read_bytes(place).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{place!r} is not UTF-8 text; save it as UTF-8.") from None
 
 
 @contextlib.contextmanager
@@ -163,14 +242,21 @@ def atomic_write(place: str) -> Iterator[BinaryIO]:
     Local: a temporary file in the same folder, synced, then renamed. Elsewhere: a local
     temporary file, uploaded when it is complete; renamed there too where an upload is not atomic.
     The process may die at any point; what it leaves are temporary names only.
+
+    Raises:
+        UserError: it may not be written there, or the disk is full.
     """
     fs, path = filesystem(place)
     folder, name = parent_and_name(path)
-    fs.makedirs(folder, exist_ok=True)
     local = is_local(place)
     temporary = Path(folder if local else tempfile.gettempdir()) / f".{name}.{uuid.uuid4().hex}.tmp"
     try:
-        with temporary.open("wb") as file:
+        fs.makedirs(folder, exist_ok=True)
+        opened = temporary.open("wb")
+    except OSError as error:
+        raise UserError(f"{place!r} cannot be written ({error.strerror or error}).") from None
+    try:
+        with opened as file:
             yield file
             file.flush()
             if local:
@@ -183,6 +269,12 @@ def atomic_write(place: str) -> Iterator[BinaryIO]:
             hidden = join(folder, temporary.name)
             fs.put_file(str(temporary), hidden)
             fs.mv(hidden, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{place!r} cannot be written ({error.strerror}); make room, and run the same again."
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -191,6 +283,13 @@ def write_bytes(place: str, data: bytes) -> None:
     """Write a whole file atomically."""
     with atomic_write(place) as file:
         file.write(data)
+
+
+def remove(place: str) -> None:
+    """Delete a file, if it is there."""
+    fs, path = filesystem(place)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
 
 
 def copy_out(place: str, target: Path) -> None:

@@ -134,7 +134,7 @@ class RangeReader:
             return self._open[place]
         if places.is_local(place):
             try:
-                handle: int | BinaryIO = os.open(place.split("://", 1)[-1], os.O_RDONLY)
+                handle: int | BinaryIO = os.open(places.local_path(place), os.O_RDONLY)
             except (FileNotFoundError, IsADirectoryError):
                 raise UserError(f"{place!r} is not there; check the path.") from None
         else:

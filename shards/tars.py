@@ -23,11 +23,15 @@ OnBad = Callable[[str, BadSample], None]
 
 @dataclass
 class TarSample:
-    """One sample: its key, the bytes of each field and the byte range of each in the tar."""
+    """One sample: its key, the bytes of each field and the byte range of each in the tar.
+
+    ``problem`` is the first thing that is wrong with it; such a sample is told to OnBad instead.
+    """
 
     key: str
     fields: dict[str, bytes] = field(default_factory=dict)
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problem: BadSample | None = None
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -44,8 +48,9 @@ def read_tar(
 
     Args:
         place: a tar, local or remote, uncompressed (byte ranges mean nothing in a compressed one).
-        on_bad: told of members that are links or devices, too large, or that repeat a name, of
-            keys that come back later in the tar, and of a tar that breaks off.
+        on_bad: told once of a sample that has a link, a device or a member that is too large,
+            that repeats a name, or whose key stood earlier in the tar; and of a tar that breaks
+            off.
         want: which fields to read; the others get a range but no bytes. Default: all.
 
     Raises:
@@ -53,26 +58,22 @@ def read_tar(
     """
     current: TarSample | None = None
     done: set[str] = set()
-    spoiled: set[str] = set()
     with places.open_read(place) as file:
         for member in _members(file, on_bad):
-            key, ext = split_name(member.name)
+            # Names that are no UTF-8 must still be text: keys go into JSON and parquet.
+            name = places.printable(member.name)
+            key, ext = split_name(name)
             if member.isdir() or not ext:
                 continue
-            if current is not None and key != current.key:
-                done.add(current.key)
-                yield current
-                current = None
-            problem = _problem(member, key in done)
-            if problem is not None:
-                if key not in spoiled:
-                    on_bad(key, problem)
-                spoiled.add(key)
-                continue
-            if current is None:
+            if current is None or key != current.key:
+                if current is not None:
+                    done.add(current.key)
+                    yield from _whole(current, on_bad)
                 current = TarSample(key)
-            if ext in current.fields:
-                on_bad(key, BadSample("duplicate_key", f"{member.name} stands twice"))
+                if key in done:
+                    current.problem = BadSample("duplicate_key", f"{name} stands earlier already")
+            current.problem = current.problem or _problem(member, name, ext in current.ranges)
+            if current.problem is not None:
                 continue
             current.ranges[ext] = (member.offset_data, member.size)
             current.fields[ext] = b""
@@ -80,20 +81,27 @@ def read_tar(
                 file.seek(member.offset_data)
                 data = file.read(member.size)
                 if len(data) < member.size:
-                    on_bad(key, BadSample("truncated_tar", f"{place} ends inside {member.name}"))
+                    on_bad(key, BadSample("truncated_tar", f"{place} ends inside {name}"))
                     return
                 current.fields[ext] = data
     if current is not None:
-        yield current
+        yield from _whole(current, on_bad)
 
 
-def _problem(member: tarfile.TarInfo, seen: bool) -> BadSample | None:
-    if not member.isreg():
-        return BadSample("not_a_file", f"{member.name} is a link or a device")
-    if member.size > MAX_MEMBER_BYTES:
-        return BadSample("member_too_large", f"{member.name} claims {member.size:,} bytes")
-    if seen:
-        return BadSample("duplicate_key", f"{member.name} comes again later in the tar")
+def _whole(sample: TarSample, on_bad: OnBad) -> Iterator[TarSample]:
+    if sample.problem is None:
+        yield sample
+    else:
+        on_bad(sample.key, sample.problem)
+
+
+def _problem(member: tarfile.TarInfo, name: str, twice: bool) -> BadSample | None:
+    if not member.isreg() or member.issparse():
+        return BadSample("not_a_file", f"{name} is a link, a device or sparse")
+    if not 0 <= member.size <= MAX_MEMBER_BYTES:
+        return BadSample("member_too_large", f"{name} claims {member.size:,} bytes")
+    if twice:
+        return BadSample("duplicate_key", f"{name} stands twice")
     return None
 
 
@@ -104,7 +112,7 @@ def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or memory grows with the tar
-                last = split_name(member.name)[0]
+                last = split_name(places.printable(member.name))[0]
                 yield member
             # tarfile takes a broken header, or the lack of one, for the end of the archive.
             file.seek(tar.offset)  # type: ignore[attr-defined]
@@ -113,5 +121,5 @@ def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("the end-of-archive mark is missing")
             if block.strip(b"\0"):
                 raise tarfile.ReadError("what follows is not a tar header")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         on_bad(last, BadSample("truncated_tar", f"after {last}: {error}"))

@@ -80,9 +80,11 @@ def write_shard(
             for name, ext, data in members:
                 if data is None:
                     continue
-                row[f"{name}_offset"] = tar.tarstream.offset + _TAR_BLOCK
-                row[f"{name}_size"] = len(data)
                 tar.write({"__key__": record.key, ext: data})
+                # From the end, since a long name takes more than one header block.
+                padded = -(-len(data) // _TAR_BLOCK) * _TAR_BLOCK
+                row[f"{name}_offset"] = tar.tarstream.offset - padded
+                row[f"{name}_size"] = len(data)
             rows.append(row)
         tar.close()
         entry = hashed.entry(path)

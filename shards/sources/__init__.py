@@ -40,10 +40,12 @@ def open_labelled(place: str, classnames: str | None = None, split: str | None =
     """
     if place.endswith((".csv", ".tsv", ".parquet")):
         return open_table(place, classnames)
-    if place.endswith(".tar") or any(character in place for character in "{*?["):
-        return open_labelled_tars(place, classnames, split)
     if not places.exists(place):
+        if place.endswith(".tar") or any(character in place for character in "{*?["):
+            return open_labelled_tars(place, classnames, split)
         raise UserError(f"{place!r} is not there; check the path.")
+    if place.endswith(".tar") and not places.is_folder(place):
+        return open_labelled_tars(place, classnames, split)
     if not places.is_folder(place):
         raise UserError(f"{place!r} is neither a folder nor a .tar, .csv, .tsv or .parquet file.")
     folders, files = places.list_folder(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import posixpath
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -14,9 +15,11 @@ import pyarrow.parquet as pq
 from schemas.errors import BadSample, UserError
 from shards import places
 from shards.sources.base import LIST_SLICE, ListItem, Sample, Unit
+from shards.sources.tar_sets import class_lines
 from shards.tars import OnBad
 
 _NOT_DATA = {"classnames.txt", "classnames.json", "templates.txt"}
+_SPLITS = {"train", "val", "valid", "validation", "test"}
 _PATH_COLUMNS = ("filepath", "path", "image_path", "file", "image")
 _LABEL_COLUMNS = ("label", "class", "class_name", "cls", "title", "caption")
 
@@ -46,7 +49,10 @@ class FileList:
 def read_list(unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
     """Read a slice of a list of files; see FileList.read."""
     for item in unit.items:
-        key = str(PurePosixPath(item.path).with_suffix(""))
+        key = places.printable(item.path)
+        if key != item.path:
+            on_bad(key, BadSample("bad_name", "the name of the file is not UTF-8"))
+            continue
         if item.class_index is None:
             on_bad(key, BadSample("no_class_folder", f"{item.path} lies outside a class folder"))
             continue
@@ -70,12 +76,17 @@ def open_image_folder(place: str, classnames: str | None = None) -> FileList:
     text names.
 
     Raises:
-        UserError: no class folders, or one without files.
+        UserError: no class folders, one without files, or splits in place of classes.
     """
+    place = posixpath.normpath(place) if places.is_local(place) else place.rstrip("/")
     folders, at_root = places.list_folder(place)
     if not folders:
         raise UserError(
             f"{place!r} holds no class folders; an image folder has one folder of images a class."
+        )
+    if len(folders) > 1 and set(folders) <= _SPLITS:
+        raise UserError(
+            f"{place!r} holds the splits {', '.join(folders)}, not class folders; give one of them."
         )
     index = {folder: number for number, folder in enumerate(folders)}
     paths = [path for path in places.find_files(place) if path not in _NOT_DATA]
@@ -106,9 +117,14 @@ def folder_names(place: str, folders: list[str]) -> list[str]:
     Raises:
         UserError: the file names a folder that is not there, or leaves one out.
     """
-    text = places.read_bytes(place).decode()
+    text = places.read_text(place)
     if place.endswith(".json"):
-        content = json.loads(text)
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{place!r} is not valid JSON ({error}).") from None
+        if not isinstance(content, dict | list):
+            raise UserError(f"{place!r} is neither an object of class names nor an array of them.")
         mapping = content if isinstance(content, dict) else None
         lines = [] if mapping is not None else [str(name) for name in content]
     else:
@@ -133,50 +149,86 @@ def folder_names(place: str, folders: list[str]) -> list[str]:
 
 
 def open_table(place: str, classnames: str | None = None) -> FileList:
-    """A CSV, TSV or parquet list of image path and label; paths are relative to the list.
+    """A CSV, TSV or parquet list of image path and label.
+
+    Paths are absolute, or relative to the list; the source's root is the list's folder, or the
+    deepest folder that holds all images if some lie outside it.
 
     The path column is the first of filepath, path, image_path, file, image; the label column
     the first of label, class, class_name, cls, title, caption (open_clip's and FLYP's lists have
     ``filepath`` and ``title``). A label is a class name, or an integer into ``classnames``.
 
     Raises:
-        UserError: a column is missing, or an integer label has no class name.
+        UserError: a column or a value is missing, or an integer label has no class name.
     """
     table = _read_table(place)
     path_column = _first_of(_PATH_COLUMNS, table, place)
     label_column = _first_of(_LABEL_COLUMNS, table, place)
-    paths = [str(value) for value in table[path_column].to_pylist()]
-    labels = table[label_column].to_pylist()
-    if classnames:
-        text = places.read_bytes(classnames).decode()
-        classes = [line.strip() for line in text.splitlines() if line.strip()]
-    else:
-        classes = sorted({str(label) for label in labels})
+    paths, labels = table[path_column].to_pylist(), table[label_column].to_pylist()
+    for row, values in enumerate(zip(paths, labels, strict=True), start=1):
+        if values[0] in (None, "") or values[1] in (None, ""):
+            raise UserError(
+                f"{place!r} lacks the {path_column} or the {label_column} in row {row} below its "
+                f"header; complete it."
+            )
+    names = [str(label) for label in labels]
+    classes = class_lines(classnames) if classnames else sorted(set(names))
+    if not classnames and all(name.isdecimal() for name in classes):
+        raise UserError(
+            f"{place!r} has integer labels and so needs class names; give a file of them, one a "
+            f"line, as --classnames."
+        )
     index = {name: number for number, name in enumerate(classes)}
+    root, relative = _below_one_root(place, [str(path) for path in paths])
     items = []
-    root = places.parent_and_name(place)[0]
-    for path, label in zip(paths, labels, strict=True):
-        number = index.get(str(label))
-        if number is None and str(label).isdigit() and int(label) < len(classes):
-            number = int(label)
+    for path, name in zip(relative, names, strict=True):
+        number = index.get(name)
+        if number is None and name.isdecimal() and int(name) < len(classes):
+            number = int(name)
         if number is None:
             raise UserError(
-                f"{place!r}: label {label!r} of {path!r} is not among the {len(classes)} class "
+                f"{place!r}: label {name!r} of {path!r} is not among the {len(classes)} class "
                 f"names; correct the list or the class names."
             )
         items.append(ListItem(path, number))
     return FileList(place, root, items, classes)
 
 
+def _below_one_root(place: str, paths: list[str]) -> tuple[str, list[str]]:
+    """The root of a list's images, and their paths relative to it."""
+    folder = places.parent_and_name(place)[0]
+    if places.is_local(place):
+        folder = posixpath.normpath(folder)
+    full = [
+        path
+        if "://" in path
+        else posixpath.normpath(posixpath.join(folder, path))
+        if places.is_local(place)
+        else places.join(folder, path)
+        for path in paths
+    ]
+    inside = all(folder == "." or path.startswith(folder.rstrip("/") + "/") for path in full)
+    climbs = any(path.startswith(("/", "../")) for path in full) and folder == "."
+    root = folder if inside and not climbs else places.common_root(full)
+    return root, [places.below(root, path) for path in full]
+
+
 def _read_table(place: str) -> pa.Table:
-    data = places.read_bytes(place)
     if place.endswith(".parquet"):
-        return pq.read_table(io.BytesIO(data))
-    delimiter = "\t" if place.endswith(".tsv") or b"\t" in data.split(b"\n", 1)[0] else ","
-    rows = list(csv.DictReader(io.StringIO(data.decode()), delimiter=delimiter))
-    if not rows:
+        try:
+            table = pq.read_table(io.BytesIO(places.read_bytes(place)))
+        except pa.ArrowException as error:
+            raise UserError(f"{place!r} is not a parquet that can be read ({error}).") from None
+    else:
+        text = places.read_text(place)
+        delimiter = "\t" if place.endswith(".tsv") or "\t" in text.split("\n", 1)[0] else ","
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+        columns = list(reader.fieldnames or [])
+        rows = list(reader)
+        table = pa.table({name: pa.array([row[name] for row in rows]) for name in columns})
+    if not table.num_rows:
         raise UserError(f"{place!r} has no rows below its header.")
-    return pa.Table.from_pylist(rows)
+    return table
 
 
 def _first_of(wanted: tuple[str, ...], table: pa.Table, place: str) -> str:

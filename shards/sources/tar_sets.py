@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,10 +35,10 @@ class TarSet:
         self.place = place
         self.classes = classes
         self.labelled = labelled
-        root = common_root(tars)
+        root = places.common_root(tars)
         self.units = [
             Unit(number=number, name=name, root=root, tar=name)
-            for number, name in enumerate(tar[len(root) :].lstrip("/") for tar in tars)
+            for number, name in enumerate(places.below(root, tar) for tar in tars)
         ]
 
     def read(self, unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
@@ -97,7 +98,9 @@ def _label(raw: TarSample, about: dict[str, Any], classes: int) -> int:
         raise BadSample("no_label", f"{raw.key} has no cls member and no label in its json")
     try:
         label = int(value)
-    except (TypeError, ValueError):
+        if isinstance(value, bool) or label != float(value):
+            raise ValueError("not whole")
+    except (TypeError, ValueError, OverflowError):
         raise BadSample("bad_label", f"{raw.key}: {value!r} is not an integer") from None
     if not 0 <= label < classes:
         raise BadSample("bad_label", f"{raw.key}: {label} is not one of {classes} classes")
@@ -108,7 +111,12 @@ def _text(raw: TarSample, about: dict[str, Any]) -> str | None:
     if "txt" in raw.fields:
         return raw.fields["txt"].decode("utf-8", errors="replace")
     caption = next((about[name] for name in ("caption", "TEXT") if about.get(name)), None)
-    return None if caption is None else str(caption)
+    return None if caption is None else _clean(caption)
+
+
+def _clean(value: Any) -> str:
+    """A JSON value as text. JSON can hold half a surrogate pair, which no file can."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _web(about: dict[str, Any]) -> dict[str, Any]:
@@ -118,28 +126,15 @@ def _web(about: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if name not in _NUMBERS:
-            web[name] = str(value)
+            web[name] = _clean(value)
             continue
         try:
-            web[name] = float(value)
-        except (TypeError, ValueError):
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
             continue  # a score that is no number says nothing
-    return {name: value for name, value in web.items() if value == value}  # NaN != NaN
-
-
-def common_root(tars: list[str]) -> str:
-    """The deepest folder that holds all the tars."""
-    folders = [places.parent_and_name(tar)[0] for tar in tars]
-    if any("://" in folder for folder in folders):
-        protocols = {folder.split("://", 1)[0] for folder in folders}
-        if len(protocols) > 1:
-            raise UserError("tars of one source must lie in one store; give them one protocol.")
-        paths = [folder.split("://", 1)[1] for folder in folders]
-        return f"{protocols.pop()}://{posixpath.commonpath(paths)}"
-    absolute = {posixpath.isabs(folder) for folder in folders}
-    if len(absolute) > 1:
-        raise UserError("give the tars of one source either all as absolute or all as relative.")
-    return posixpath.commonpath(folders) or "."
+        if math.isfinite(number):
+            web[name] = number
+    return web
 
 
 def list_tars(place: str) -> list[str]:
@@ -152,8 +147,9 @@ def list_tars(place: str) -> list[str]:
         names = [name for name in places.list_folder(place)[1] if name.endswith(".tar")]
         if not names:
             raise UserError(f"{place!r} holds no .tar; name the folder of the tars.")
-        return [places.join(place, name) for name in names]
-    tars = [posixpath.normpath(t) if "://" not in t else t for t in places.expand(place)]
+        folder = posixpath.normpath(place) if places.is_local(place) else place
+        return [places.join(folder, name) for name in names]
+    tars = places.expand(place)
     for tar in tars:
         if not places.exists(tar):
             raise UserError(f"{tar!r} is not there; check the path given as {place!r}.")
@@ -168,15 +164,19 @@ def open_labelled_tars(
     ``place`` is a folder of tars, a brace range, a glob, or the root of CLIP_benchmark's layout,
     ``ROOT/{train,test}/N.tar`` with ``ROOT/classnames.txt``.
 
+    A root with both splits is read as ``train``, unless ``split`` says otherwise.
+
     Raises:
-        UserError: no tars, or no class names.
+        UserError: no tars, no such split, or no class names.
     """
     folder = place if places.is_folder(place) else places.parent_and_name(place)[0]
     tars_in = place
     if places.is_folder(place):
         splits = [name for name in places.list_folder(place)[0] if name in ("train", "test")]
         if splits:
-            chosen = split if split in splits else splits[0]
+            chosen = split or ("train" if "train" in splits else splits[0])
+            if chosen not in splits:
+                raise UserError(f"{place!r} has no {chosen!r} split, only {', '.join(splits)}.")
             tars_in = places.join(place, chosen)
     tars = list_tars(tars_in)
     # 0.tar, 1.tar, ..., 10.tar in their numbers' order
@@ -195,9 +195,20 @@ def open_labelled_tars(
             raise UserError(
                 f"{place!r} has no classnames.txt beside its tars; add one name a line."
             )
-    text = places.read_bytes(classnames).decode()
-    classes = [line.strip() for line in text.splitlines() if line.strip()]
+    classes = class_lines(classnames)
     return TarSet(place, tars, classes, labelled=True)
+
+
+def class_lines(place: str) -> list[str]:
+    """Class names, one a line.
+
+    Raises:
+        UserError: the file is not there, or holds none.
+    """
+    classes = [line.strip() for line in places.read_text(place).splitlines() if line.strip()]
+    if not classes:
+        raise UserError(f"{place!r} holds no class names; write one a line.")
+    return classes
 
 
 def open_pool(place: str) -> TarSet:
