@@ -215,7 +215,7 @@ def test_training_learns_the_classes(run: Run, clip_folder: Path, images: Path) 
 
 @pytest.mark.parametrize(
     "flags",
-    [("--precision", "bf16"), ("--multi-positive",), ("--clip-grad", "0.1"), ("--beta2", "0.98")],
+    [("--precision", "bf16"), ("--multi-positive",), ("--clip-grad", "0.1"), ("--crop-min", "0.3")],
 )
 def test_every_numeric_option_changes_the_weights(
     config: MakeConfig, tmp_path: Path, flags: tuple[str, ...]
