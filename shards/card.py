@@ -145,7 +145,7 @@ def _settings(title: str, values: Mapping[str, object]) -> str:
 
 
 def _reasons(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{_plain(reason)} {number:,}" for reason, number in sorted(dropped.items()))
+    return ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items()))
 
 
 def _loading(manifest: Manifest) -> str:

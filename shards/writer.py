@@ -27,8 +27,11 @@ class _Hashed:
         self._file = file
         self._digest = hashlib.sha256()
         self.size = 0
+        self.abandoned = False
 
     def write(self, data: bytes) -> int:
+        if self.abandoned:  # tarfile still flushes when it is collected
+            return len(data)
         self._digest.update(data)
         self.size += len(data)
         return self._file.write(data)
@@ -71,21 +74,28 @@ def write_shard(
             encoder=False,
             compress=False,
         )
-        for record, image in samples:
-            text, record_json = record.text.encode(), record.to_json().encode()
-            row = record_row(record)
-            members = zip(
-                MEMBERS, (record.image_ext, "txt", "json"), (image, text, record_json), strict=True
-            )
-            for name, ext, data in members:
-                if data is None:
-                    continue
-                tar.write({"__key__": record.key, ext: data})
-                # From the end, since a long name takes more than one header block.
-                padded = -(-len(data) // _TAR_BLOCK) * _TAR_BLOCK
-                row[f"{name}_offset"] = tar.tarstream.offset - padded
-                row[f"{name}_size"] = len(data)
-            rows.append(row)
+        try:
+            for record, image in samples:
+                text, record_json = record.text.encode(), record.to_json().encode()
+                row = record_row(record)
+                members = zip(
+                    MEMBERS,
+                    (record.image_ext, "txt", "json"),
+                    (image, text, record_json),
+                    strict=True,
+                )
+                for name, ext, data in members:
+                    if data is None:
+                        continue
+                    tar.write({"__key__": record.key, ext: data})
+                    # From the end, since a long name takes more than one header block.
+                    padded = -(-len(data) // _TAR_BLOCK) * _TAR_BLOCK
+                    row[f"{name}_offset"] = tar.tarstream.offset - padded
+                    row[f"{name}_size"] = len(data)
+                rows.append(row)
+        except BaseException:
+            hashed.abandoned = True
+            raise
         tar.close()
         entry = hashed.entry(path)
     index = write_table(root, path.replace(".tar", ".parquet"), rows_to_table(rows))

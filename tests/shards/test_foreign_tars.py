@@ -58,11 +58,18 @@ def test_a_tar_that_breaks_off_is_named_once(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "a.tar", [m for k in "abc" for m in pair(k, jpeg(1), "t")])
     cut = tmp_path / "cut.tar"
     data = whole.read_bytes()
-    for size, keys in ((0, []), (700, []), (3000, ["a"]), (len(data) // 2, ["a", "b"])):
+    second = samples_of(whole)[0][1].ranges["jpg"][0]
+    for size, keys in (
+        (0, []),
+        (700, []),  # inside the first image
+        (second - 300, ["a"]),  # inside the header of b.jpg
+        (second + 100, ["a"]),  # inside the image
+        (len(data.rstrip(bytes(1))) // 512 * 512 + 512, ["a", "b", "c"]),  # no mark of the end
+    ):
         cut.write_bytes(data[:size])
         found, bad = samples_of(cut)
         assert [reason for _, reason in bad] == ["truncated_tar"], size
-        assert [sample.key for sample in found] == keys[: len(found)]
+        assert [sample.key for sample in found] == keys, size
     cut.write_bytes(b"<html>not found</html>" * 100)
     assert samples_of(cut)[1][0][1] == "truncated_tar"
 
@@ -141,11 +148,8 @@ def test_names_that_are_no_utf8_become_text(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_no_damage_raises(tmp_path: Path, data: st.DataObject) -> None:
-    raw = bytearray(
-        write_tar(
-            tmp_path / "a.tar", [m for k in "ab" for m in pair(k, b"x" * 9, "t")]
-        ).read_bytes()
-    )
+    members = [member for key in "ab" for member in pair(key, b"x" * 9, "t")]
+    raw = bytearray(write_tar(tmp_path / "a.tar", members).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, 4000))] = data.draw(st.integers(0, 255))
     broken = tmp_path / "broken.tar"

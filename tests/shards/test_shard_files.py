@@ -127,7 +127,7 @@ def test_a_changed_parquet_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_is_no_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no anchor_set.json"):
+    with pytest.raises(UserError, match=r"holds no anchor_set\.json"):
         AnchorSet.open(str(tmp_path))
 
 
