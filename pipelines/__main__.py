@@ -110,9 +110,8 @@ def claim_output(config: BuildConfig, build_id: str) -> bool:
         UserError: the output holds another set, another build's shards or something else.
     """
     note = places.join(config.work, _NOTE)
-    ours = False
-    if places.exists(note):
-        ours = json.loads(places.read_bytes(note)).get("build") == build_id
+    wanted = json.dumps({"build": build_id}).encode()
+    ours = places.exists(note) and places.read_bytes(note) == wanted
     manifest = places.join(config.output, MANIFEST_NAME)
     complete = places.exists(manifest)
     if "assemble" in config.stages and not config.force and not ours:
@@ -126,7 +125,7 @@ def claim_output(config: BuildConfig, build_id: str) -> bool:
                 f"{config.output!r} is not empty and does not belong to this build; give another "
                 f"--output, or --force to write into it."
             )
-    places.write_bytes(note, json.dumps({"build": build_id}).encode())
+    places.write_bytes(note, wanted)
     return complete
 
 

@@ -258,10 +258,12 @@ class ShardWriter:
         """The entry of the shard if an earlier run wrote it from this very plan."""
         if not places.exists(note):
             return None
-        body = json.loads(places.read_bytes(note))
-        if body["plan"] != plan.fingerprint:
-            return None
-        return ShardEntry.model_validate(body["entry"])
+        try:
+            body = json.loads(places.read_bytes(note))
+            entry = ShardEntry.model_validate(body["entry"])
+        except (ValueError, KeyError, TypeError):
+            return None  # broken: the shard will be written again
+        return entry if body.get("plan") == plan.fingerprint else None
 
     def _is_whole(self, entry: ShardEntry) -> bool:
         for file in (entry, entry.index):
