@@ -123,7 +123,7 @@ def pair_candidates(group: tuple[int, Iterable[Union]], work: str, min_score: fl
             entry["query_count"] += 1
             entry["classes"].add(query_class)
     pool = required_part(work, embed.POOL, number)
-    metadata = read_table(work, pool).take(pa.array(sorted(best)))
+    metadata = read_table(work, pool).take(pa.array(sorted(best), pa.int64()))
     rows: list[dict[str, Any]] = []
     for row, values in zip(sorted(best), metadata.to_pylist(), strict=True):
         text = " ".join((values["caption"] or "").replace("\0", " ").split())

@@ -75,4 +75,3 @@ def test_the_check_sees_what_it_must() -> None:
     assert {m for m in found if named(m, {"trainer"})} == {"trainer", "trainer.loop"}
     assert {m for m in found if named(m, {"apache_beam"})} == {"apache_beam.io"}
     assert not named("trainers.x", {"trainer"})
-

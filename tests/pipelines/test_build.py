@@ -312,3 +312,12 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         if name.startswith("--"):
             assert name in said
     assert "default: 10" in said
+
+
+def test_a_finetune_tar_without_samples_is_no_hole(tmp_path: Path, pairs: Path) -> None:
+    root = labelled_tars(tmp_path / "cb")
+    write_tar(root / "train" / "2.tar", [])
+    assert build(root, pairs, tmp_path / "set", "--stages", "caption,embed,retrieve").code == 0
+    built = build(root, pairs, tmp_path / "set", "--stages", "assemble")
+    assert built.code == 0, built.err
+    assert AnchorSet.open(str(tmp_path / "set")).manifest.provenance.inputs[2].name == "2.tar"
