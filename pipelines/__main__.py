@@ -81,7 +81,7 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
         if "embed" in config.stages:
             resolve(config.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
-        check_captioner(config.captioner)
+        check_captioner(config.captioner, config.decoding)
     choose_device(config.device)
     complete = claim_output(config, config.build_id(finetune, pool))
     with Progress(config.work, _units(config, finetune, pool)):

@@ -128,18 +128,20 @@ class BlipCaptioner:
         return [texts[i : i + n] for i in range(0, len(texts), n)]
 
 
-def check_captioner(spec: str) -> None:
-    """Fail early, before any worker starts, if the name cannot be a BLIP captioner.
+def check_captioner(spec: str, decoding: Decoding) -> None:
+    """Fail early, before any worker starts, if the captions cannot be had.
 
     Raises:
-        UserError: no such folder or Hub model, or a model of another type.
+        UserError: no such folder or Hub model, a model of another type, or captions that are
+            longer than the model can count.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoTokenizer
 
     if spec.startswith((".", "/")) and not Path(spec).is_dir():
         raise UserError(f"the captioner {spec!r} is not there; give a folder or a Hub id.")
     try:
         config = AutoConfig.from_pretrained(spec)
+        tokenizer = AutoTokenizer.from_pretrained(spec)
     except Exception as error:
         reason = str(error).strip().split("\n", 1)[0].rstrip(".")
         raise UserError(
@@ -149,4 +151,11 @@ def check_captioner(spec: str) -> None:
     if config.model_type != "blip":
         raise UserError(
             f"the captioner {spec!r} is of type {config.model_type!r}; give a BLIP checkpoint."
+        )
+    prompt = len(tokenizer(decoding.prompt).input_ids) - 1  # the end mark is cut off
+    room = config.text_config.max_position_embeddings - prompt
+    if decoding.max_new_tokens > room:
+        raise UserError(
+            f"--max_new_tokens {decoding.max_new_tokens} is more than the captioner {spec!r} can "
+            f"write after the prompt; give at most {room}."
         )

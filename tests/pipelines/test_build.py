@@ -198,6 +198,12 @@ def test_several_captions_and_a_prompt(run: Run, tmp_path: Path) -> None:
     assert contents(again) == contents(tmp_path / "set")
 
 
+def test_the_longest_captions_that_are_allowed_can_be_written(run: Run) -> None:
+    longest = ("--min_new_tokens", "30", "--max_new_tokens", "30", "--prompt", "a")
+    built = run("--kinds", TEXT_COMPENSATED, "--pool", "", *longest)
+    assert built.code == 0, built.err
+
+
 def test_a_least_score_is_counted(reference: Reference, run: Run, tmp_path: Path) -> None:
     records = AnchorSet.open(str(reference[0])).samples(raise_bad, IMAGE_TEXT_PAIR)
     scores = sorted(record.score or 0 for record, _ in records)

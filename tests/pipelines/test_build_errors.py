@@ -30,6 +30,8 @@ Reference = tuple[Path, Built]
         (["--encoder", "ViT-B-61/openai"], "did you mean 'ViT-B-16'?"),
         (["--encoder", "ViT-B-16/opneai"], "did you mean 'openai'?"),
         (["--encoder", str(BLIP)], "is not a model folder: it has no open_clip_config.json"),
+        (["--max_new_tokens", "32"], "--max_new_tokens 32 is more than the captioner"),
+        (["--max_new_tokens", "31", "--prompt", "a"], "after the prompt; give at most 30."),
         (["--device", "cuda:99"], "--device cuda:99 is not to be had"),
         (["--device", "toaster"], "--device toaster is not to be had"),
         (["--k", "25"], "--k 25 is larger than the pool, which has 24 usable images"),
