@@ -33,8 +33,8 @@ def histogram(spread: Spread, unit: str) -> Markup:
     shapes.append(
         Markup(
             '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
-            '<text class="note" x="{0:.1f}" y="11" text-anchor="middle">median {3}</text>'
-        ).format(min(max(at, 40), _WIDTH - 40), _TOP - 3, floor, _short(spread.median))
+            '<text class="note" x="{4:.1f}" y="11" text-anchor="middle">median {3}</text>'
+        ).format(at, _TOP - 3, floor, _short(spread.median), min(max(at, 40), _WIDTH - 40))
     )
     shapes.append(_axis(floor))
     labels = [(0, "start"), (len(spread.bins) // 2, "middle"), (-1, "end")]
