@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ from pipelines import caption, embed, retrieve, worker_output
 from pipelines.build import run
 from pipelines.captioner import check_captioner
 from pipelines.encoder import choose_device
+from pipelines.interrupt import Interrupts
 from pipelines.options import BuildConfig, parse
 from pipelines.progress import Progress
 from schemas.errors import UserError
@@ -54,14 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build_quietly(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
-    """Build; what worker processes print is shown only if the fault is ours, not the user's."""
-    if options.view_as(DirectOptions).direct_running_mode != "multi_processing":
-        return build(config, options)
-    with worker_output.set_aside() as log:
+    """Build; what worker processes print is shown only if the fault is ours, not the user's.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed, whatever error came of it.
+    """
+    workers = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    aside = worker_output.set_aside() if workers else contextlib.nullcontext()
+    with Interrupts() as interrupts, aside as log:
         try:
             return build(config, options)
         except Exception as error:
-            if user_sentence(error) is None:
+            if interrupts.seen:
+                raise KeyboardInterrupt from None
+            if log is not None and user_sentence(error) is None:
                 log.seek(0)
                 print(log.read().decode(errors="replace"), file=sys.stderr)
             raise

@@ -62,6 +62,7 @@ def start(finetune: object, pool: object, output: object, *more: str) -> subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # so that a test can interrupt it with its workers, as Ctrl-C does
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -144,6 +145,27 @@ def test_a_build_that_was_stopped_goes_on(
     assert not (tmp_path / "set" / "anchor_set.json").exists()
     assert run().code == 0
     assert contents(tmp_path / "set") == contents(reference[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_in_the_middle_of_a_stage(tmp_path: Path, workers: int) -> None:
+    """Beam runs a stage in our thread and wraps the interrupt; workers get the signal too."""
+    finetune = image_folder(tmp_path / "ft", per_class=330)
+    mode = ("--direct_running_mode=multi_processing", f"--direct_num_workers={workers}")
+    options = ("--kinds", TEXT_COMPENSATED, "--min_new_tokens", "12", "--caption_batch", "1")
+    process = start(finetune, None, tmp_path / "set", *options, *(mode if workers else ()))
+    while process.poll() is None and not (tmp_path / "set.work" / "build.json").exists():
+        time.sleep(0.02)
+    time.sleep(6 if workers else 2)  # worker processes take a while to start
+    assert not list(tmp_path.rglob("*.parquet")), "the stage was over too early for this test"
+    os.killpg(process.pid, signal.SIGINT)
+    stopped = ended(process)
+    assert stopped.code == 130, stopped
+    assert stopped.err.splitlines()[-1] == (
+        "anchorft-build: stopped; the same command goes on from here."
+    )
+    assert "Traceback" not in stopped.err, stopped.err
+    assert not (tmp_path / "set").exists()
 
 
 def test_embeddings_are_laid_out_as_clip_retrieval_does(reference: Reference) -> None:
