@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from schemas.errors import UserError
 from toyworld.architecture import CONTEXT, IMAGE_SIZE, MEAN, STD, new_tokenizer
 from toyworld.render import render
 from toyworld.scene import Scene, alt_text, describe, draw_scene
@@ -66,7 +67,13 @@ class Corpus:
 
 
 def make_corpus(size: int, stream: int) -> Corpus:
-    """Render ``size`` pictures (a multiple of 1,000) of a stream, in two processes."""
+    """Render ``size`` pictures (a multiple of 1,000) of a stream, in two processes.
+
+    Raises:
+        UserError: another size.
+    """
+    if size < _SLICE or size % _SLICE:
+        raise UserError(f"{size} pictures cannot be rendered; give a multiple of {_SLICE:,}.")
     numbers = range(size // _SLICE)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         made = pool.map(partial(_slice, stream=stream), numbers)

@@ -25,6 +25,8 @@ MODELS = Path(__file__).parent / "models"
 GROUPS = {"id": "in distribution", "shift": "domain shift", "zero_shot": "zero-shot"}
 METHODS = {"before": "before finetuning", "flyp": "FLYP (class text only)", "arf": "ARF (anchors)"}
 K = 5
+MAX_NEW_TOKENS = 24
+"""Room for the longest description; the small captioner has 32 positions."""
 TRAINING = ("--epochs", "10", "--batch-size", "128", "--lr", "5e-4", "--seed", "0")
 """The same for both methods; only --anchors differs."""
 
@@ -44,6 +46,7 @@ def demo(output: Path, config: WorldConfig) -> dict[str, Any]:
         "pipelines",
         *("--finetune", world / "finetune", "--pool", world / "pool", "--output", anchors),
         *("--captioner", MODELS / "blip", "--encoder", MODELS / "clip", "--k", K),
+        *("--max_new_tokens", MAX_NEW_TOKENS),
     )
     say("3. finetuning from the same start and seed, without anchors and with them")
     sets = evaluation_flags(world)

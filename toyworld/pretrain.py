@@ -46,7 +46,13 @@ _DOMAIN = list(FACTORS).index("domain")
 
 
 def pretrain(
-    output: Path, *, images: int, clip_epochs: float, blip_epochs: float, only: str | None
+    output: Path,
+    *,
+    images: int,
+    clip_epochs: float,
+    blip_epochs: float,
+    checks: int = 4000,
+    only: str | None = None,
 ) -> None:
     """Make the corpus, pretrain the models (or ``only`` one) and write their folders.
 
@@ -54,6 +60,7 @@ def pretrain(
         output: folder of the model folders and of figures.json.
         images: pictures to render, a multiple of 1,000.
         clip_epochs, blip_epochs: passes over them; each pass moves and lights them afresh.
+        checks: fresh pictures that the figures are measured on, a multiple of 1,000.
         only: ``clip`` or ``blip``; the other folder and its figures stay as they are.
     """
     corpus = make_corpus(images, PRETRAIN)
@@ -62,12 +69,12 @@ def pretrain(
     if only != "blip":
         model = pretrain_clip(corpus, clip_epochs)
         write_clip(output / "clip", model)
-        zero_shot = clip_figures(model, make_corpus(4000, CHECK))
+        zero_shot = clip_figures(model, make_corpus(checks, CHECK))
         figures["clip"] = {"images": images, "epochs": clip_epochs, "zero_shot": zero_shot}
     if only != "clip":
         model = pretrain_blip(corpus, blip_epochs)
         write_blip(output / "blip", model)
-        named = blip_figures(model, make_corpus(2000, CHECK_PHOTOS))
+        named = blip_figures(model, make_corpus(checks, CHECK_PHOTOS))
         figures["blip"] = {"images": images, "epochs": blip_epochs, "photos_named": named}
     file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     print(json.dumps(figures, indent=2))
