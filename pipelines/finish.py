@@ -22,9 +22,7 @@ from schemas.manifest import (
 )
 from schemas.record import IMAGE_TEXT_PAIR, KINDS
 from shards import places
-from shards.card import data_card
-from shards.gallery import gallery_of_set
-from shards.writer import write_file, write_manifest
+from shards.completion import complete_set
 
 PACKAGES = (
     "anchorft",
@@ -38,7 +36,6 @@ PACKAGES = (
     "transformers",
     "webdataset",
 )
-GALLERY_ANCHORS = 600
 
 
 def finish(
@@ -86,12 +83,7 @@ def finish(
             )
         places.remove(place)
     _remove_others(config.output, shards)
-    card = write_file(config.output, "README.md", data_card(manifest).encode())
-    page = gallery_of_set(config.output, manifest, limit=GALLERY_ANCHORS)
-    gallery = write_file(config.output, "gallery.html", page)
-    manifest = manifest.model_copy(update={"files": [card, gallery]})
-    write_manifest(config.output, manifest)
-    return manifest
+    return complete_set(config.output, manifest)
 
 
 def _remove_others(output: str, shards: list[ShardEntry]) -> None:
