@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset
 
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest, ShardEntry
 from schemas.record import AnchorRecord, Kind, canonical_json
@@ -65,15 +66,10 @@ def write_shard(
     with places.atomic_write(places.join(root, path)) as file:
         hashed = _Hashed(file)
         # Streaming mode: the writer must not seek, since the hash sees bytes in their order.
-        tar = webdataset.TarWriter(
-            hashed,
-            user="anchorft",
-            group="anchorft",
-            mode=0o444,
-            mtime=0,
-            encoder=False,
-            compress=False,
-        )
+        # These are the bytes of webdataset's TarWriter; to import that one takes torch along,
+        # which would cost every command two seconds.
+        stream: Any = hashed  # write-only, which is all that this mode asks for
+        tar = tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         try:
             for record, image in samples:
                 text, record_json = record.text.encode(), record.to_json().encode()
@@ -87,10 +83,10 @@ def write_shard(
                 for name, ext, data in members:
                     if data is None:
                         continue
-                    tar.write({"__key__": record.key, ext: data})
+                    tar.addfile(_member(f"{record.key}.{ext}", len(data)), io.BytesIO(data))
                     # From the end, since a long name takes more than one header block.
                     padded = -(-len(data) // _TAR_BLOCK) * _TAR_BLOCK
-                    row[f"{name}_offset"] = tar.tarstream.offset - padded
+                    row[f"{name}_offset"] = tar.offset - padded
                     row[f"{name}_size"] = len(data)
                 rows.append(row)
         except BaseException:
@@ -100,6 +96,16 @@ def write_shard(
         entry = hashed.entry(path)
     index = write_table(root, path.replace(".tar", ".parquet"), rows_to_table(rows))
     return ShardEntry(**entry.model_dump(), kind=kind, samples=len(rows), index=index)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """The header of a member; nothing in it depends on who writes, or when."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    member.mode = 0o444
+    member.mtime = 0
+    member.uname = member.gname = "anchorft"
+    return member
 
 
 def record_row(record: AnchorRecord) -> dict[str, Any]:

@@ -48,6 +48,20 @@ def test_tar_and_webdataset_read_a_shard_without_our_code(tmp_path: Path) -> Non
     assert read[0]["json"]["class_name"] == "circle"
 
 
+def test_a_tar_is_what_webdataset_would_write(tmp_path: Path) -> None:
+    long = text_record(1).model_copy(update={"key": "k" * 96})
+    samples = [(text_record(0), jpeg(0)), (long, jpeg(1))]
+    entry = write_shard(str(tmp_path), TEXT_COMPENSATED, 0, samples)
+    with webdataset.TarWriter(
+        str(tmp_path / "theirs.tar"), user="anchorft", group="anchorft", mtime=0, encoder=False
+    ) as tar:
+        for record, image in samples:
+            texts = {"txt": record.text.encode(), "json": record.to_json().encode()}
+            for ext, data in ({"jpg": image} | texts).items():
+                tar.write({"__key__": record.key, ext: data})
+    assert (tmp_path / "theirs.tar").read_bytes() == (tmp_path / entry.path).read_bytes()
+
+
 def test_the_parquet_says_where_every_member_lies(tmp_path: Path) -> None:
     # The longest key that is allowed makes names for which tar needs a second header.
     long = text_record(1).model_copy(update={"key": "k" * 96})
