@@ -18,10 +18,12 @@ import fsspec
 from braceexpand import braceexpand
 
 from schemas.errors import UserError
+from shards.guards import check_place, check_regular
 
 # On these a file appears whole when its upload ends, and a rename is a copy: write in place.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "hf", "memory"}
 _CHUNK = 1 << 20
+_BLOCK = 8 << 20
 # What Windows, macOS and Synology leave in folders of pictures.
 _LITTER = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX", "@eaDir"}
 
@@ -30,10 +32,10 @@ def filesystem(place: str) -> tuple[Any, str]:
     """The fsspec filesystem of a place and the path within it.
 
     Raises:
-        UserError: the URL's protocol is unknown, or its package is not installed.
+        UserError: the URL's protocol is unknown, its package is not installed, or it is one of
+            those that shards.guards refuses.
     """
-    if place.startswith("pipe:"):
-        raise UserError(f"{place!r} would run a shell command; give a path or an fsspec URL.")
+    check_place(place)
     if is_local(place):  # as it is: fsspec would take "::" in a file's name for a chain of URLs
         return fsspec.filesystem("file"), local_path(place)
     try:
@@ -201,6 +203,8 @@ def open_read(place: str) -> BinaryIO:
         UserError: it is not there.
     """
     fs, path = filesystem(place)
+    if is_local(place):
+        check_regular(place, path)
     try:
         return fs.open(path, "rb")  # type: ignore[no-any-return]
     except (FileNotFoundError, IsADirectoryError):
@@ -214,6 +218,8 @@ def read_bytes(place: str, offset: int | None = None, size: int | None = None) -
         UserError: it is not there.
     """
     if offset is None and is_local(place):
+        check_place(place)
+        check_regular(place, local_path(place))
         try:
             return Path(local_path(place)).read_bytes()
         except (FileNotFoundError, IsADirectoryError):
@@ -221,6 +227,39 @@ def read_bytes(place: str, offset: int | None = None, size: int | None = None) -
     with open_read(place) as file:
         file.seek(offset or 0)
         return file.read(-1 if size is None else size)
+
+
+def read_limited(place: str, most: int) -> bytes:
+    """The file's bytes, if there are at most so many.
+
+    Raises:
+        UserError: it is not there, or larger.
+    """
+    with open_read(place) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{place!r} is larger than {most:,} bytes, which no such file is.")
+    return data
+
+
+def read_blocks(place: str, start: int = 0) -> Iterator[bytes]:
+    """A file from ``start`` on, in blocks; of a store, each is one request and none is kept.
+
+    Raises:
+        UserError: it is not there.
+    """
+    fs, path = filesystem(place)
+    if is_local(place):
+        check_regular(place, path)
+    try:
+        # fsspec's cache would read ahead, and hold what it has read.
+        file = fs.open(path, "rb", block_size=_BLOCK, cache_type="none")
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{place!r} is not there or is not a file; check the path.") from None
+    with file:
+        file.seek(start)
+        while block := file.read(_BLOCK):
+            yield block
 
 
 def read_text(place: str) -> str:
@@ -301,10 +340,9 @@ def copy_out(place: str, target: Path) -> None:
 def sha256_file(place: str) -> tuple[str, int]:
     """SHA-256 (hex) and size in bytes of a file."""
     digest, size = hashlib.sha256(), 0
-    with open_read(place) as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-            size += len(block)
+    for block in read_blocks(place):
+        digest.update(block)
+        size += len(block)
     return digest.hexdigest(), size
 
 
