@@ -12,13 +12,14 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from schemas.errors import BadSample, UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, ShardEntry
-from schemas.record import AnchorRecord, Kind
+from schemas.record import AnchorRecord, Kind, first_error
 from schemas.tables import RECORDS
 from shards import places
-from shards.tars import OnBad
+from shards.tars import MAX_MEMBER_BYTES, OnBad
 from shards.writer import row_record
 
 
@@ -87,20 +88,41 @@ class AnchorSet:
                 place = self.place(shard)
                 for row in self.table(shard).to_pylist():
                     try:
-                        yield row_record(row), read_image(reader, place, row)
+                        yield read_row(reader, place, row)
                     except BadSample as problem:
                         on_bad(str(row["key"]), problem)
+
+
+def read_row(
+    reader: RangeReader, place: str, row: dict[str, Any]
+) -> tuple[AnchorRecord, bytes | None]:
+    """The record that a row holds and its image's bytes (None in a set without images).
+
+    Raises:
+        BadSample: ``bad_record``, ``bad_range`` or ``hash_mismatch``.
+    """
+    try:
+        record = row_record(row)
+    except ValidationError as error:
+        raise BadSample("bad_record", first_error(error)) from None
+    except ValueError as error:  # the unknown fields are not JSON
+        raise BadSample("bad_record", f"extra: {error}") from None
+    return record, read_image(reader, place, row)
 
 
 def read_image(reader: RangeReader, place: str, row: dict[str, Any]) -> bytes | None:
     """The bytes of a row's image, checked against its hash; None if the set has no images.
 
     Raises:
-        BadSample: ``hash_mismatch``: the tar was changed or cut after it was written.
+        BadSample: ``hash_mismatch``: the tar was changed or cut after it was written;
+            ``bad_range``: no tar of ours holds such an image.
     """
-    if row["image_offset"] is None:
+    offset, size = row["image_offset"], row["image_size"]
+    if offset is None:
         return None
-    data = reader.read(place, row["image_offset"], row["image_size"])
+    if offset < 0 or size is None or not 0 <= size <= MAX_MEMBER_BYTES:
+        raise BadSample("bad_range", f"{row['key']} in {place}: {size} bytes from {offset}")
+    data = reader.read(place, offset, size)
     if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
         raise BadSample("hash_mismatch", f"{row['key']} in {place}")
     return data
