@@ -27,6 +27,8 @@ from schemas.record import Kind, Sha256, canonical_json, first_error
 MANIFEST_NAME = "anchor_set.json"
 FORMAT_NAME: Literal["anchorft/anchor-set"] = "anchorft/anchor-set"
 FORMAT_VERSION = "1.0"
+# What safe_relative_path accepts, for those who check with the JSON Schema.
+_SAFE_PATH = r"^(?!\.{1,2}(/|$))(?!.*/\.{1,2}(/|$))[^/\\:\u0000\n]+(/[^/\\:\u0000\n]+)*$"
 
 
 def safe_relative_path(value: str) -> str:
@@ -55,7 +57,10 @@ class _Part(BaseModel):
 class FileEntry(_Part):
     """One file of the set."""
 
-    path: str = Field(description="Relative to the set's folder, with forward slashes.")
+    path: str = Field(
+        description="Relative to the set's folder, with forward slashes.",
+        json_schema_extra={"pattern": _SAFE_PATH},
+    )
     bytes: int = Field(ge=0, description="Size of the file.")
     sha256: Sha256 = Field(description="SHA-256 of the file.")
 
@@ -68,7 +73,7 @@ class FileEntry(_Part):
 class ShardEntry(FileEntry):
     """One tar of anchors and the parquet beside it."""
 
-    kind: Kind
+    kind: Kind = Field(description="Kind of every anchor in it.")
     samples: int = Field(ge=0, description="Anchors in the tar.")
     index: FileEntry = Field(description="The parquet of records and member offsets.")
 
@@ -76,14 +81,16 @@ class ShardEntry(FileEntry):
 class ModelInfo(_Part):
     """A model that took part: its public name, never a path of the machine that ran it."""
 
-    name: str
+    name: str = Field(description="Public name, such as open_clip or the Hub uses.")
     weights_sha256: str = Field(description="Digest of the weights: tensor names, types, bytes.")
 
 
 class InputInfo(_Part):
     """One input file or list slice."""
 
-    role: Literal["finetune", "pool", "evaluation", "parent"]
+    role: Literal["finetune", "pool", "evaluation", "parent"] = Field(
+        description="What it was read for."
+    )
     name: str = Field(description="Relative to the root of its source.")
     fingerprint: str = Field(description="Digest of the content that was read.")
 
@@ -91,8 +98,8 @@ class InputInfo(_Part):
 class Counts(_Part):
     """What one stage read, kept and dropped; read = kept + the sum of dropped."""
 
-    read: int = 0
-    kept: int = 0
+    read: int = Field(default=0, description="Samples that came in.")
+    kept: int = Field(default=0, description="Samples that went on.")
     dropped: dict[str, int] = Field(default_factory=dict, description="Reason to number.")
 
     def __add__(self, other: Counts) -> Counts:
@@ -109,10 +116,10 @@ class Counts(_Part):
 class Provenance(_Part):
     """From what, and how, the set was made."""
 
-    captioner: ModelInfo | None = None
-    encoder: ModelInfo | None = None
+    captioner: ModelInfo | None = Field(default=None, description="Wrote the captions.")
+    encoder: ModelInfo | None = Field(default=None, description="Embedded images for retrieval.")
     index: dict[str, Any] = Field(default_factory=dict, description="Index type and parameters.")
-    inputs: list[InputInfo] = Field(default_factory=list)
+    inputs: list[InputInfo] = Field(default_factory=list, description="Everything that was read.")
     counts: dict[str, Counts] = Field(default_factory=dict, description="By stage.")
     config: dict[str, Any] = Field(default_factory=dict, description="The resolved options.")
     packages: dict[str, str] = Field(default_factory=dict, description="Package to version.")
@@ -123,19 +130,23 @@ class Manifest(_Part):
     """The whole of ``anchor_set.json``."""
 
     format: Literal["anchorft/anchor-set"] = FORMAT_NAME
-    format_version: str = FORMAT_VERSION
-    name: str
+    format_version: str = Field(
+        default=FORMAT_VERSION,
+        pattern=r"^1\.(0|[1-9][0-9]*)$",
+        description="Major and minor version of the format.",
+    )
+    name: str = Field(min_length=1, description="What people call the set.")
     digest: Sha256 = Field(description="Identity of the set's data; see set_digest.")
-    kinds: list[Kind]
-    samples: int = Field(ge=0)
+    kinds: list[Kind] = Field(description="Kinds of anchors in the set, each once.")
+    samples: int = Field(ge=0, description="Anchors in all shards.")
     classes: list[str] = Field(
         default_factory=list, description="Finetune classes, by class index."
     )
-    shards: list[ShardEntry]
+    shards: list[ShardEntry] = Field(description="In the order in which they are read.")
     files: list[FileEntry] = Field(
-        default_factory=list, description="The other files: data card, gallery."
+        default_factory=list, description="The other files: data card, Croissant metadata, gallery."
     )
-    provenance: Provenance
+    provenance: Provenance = Field(description="From what, and how, the set was made.")
 
     @model_validator(mode="after")
     def _adds_up(self) -> Manifest:
@@ -147,13 +158,15 @@ class Manifest(_Part):
             raise ValueError("samples is not the sum of the shards' samples")
         if not {shard.kind for shard in self.shards} <= set(self.kinds):
             raise ValueError("a shard is of a kind that kinds does not name")
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ValueError("kinds names a kind twice")
         return self
 
     def to_json(self) -> str:
         """The manifest's text: readable, keys sorted, ends in a newline; ``seal`` included."""
         body = self.model_dump(exclude_none=True)
         body["seal"] = seal(body)
-        return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return manifest_text(body)
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Manifest:
@@ -188,6 +201,11 @@ class Manifest(_Part):
         return manifest
 
 
+def manifest_text(body: Any) -> str:
+    """The one text of a manifest: two blanks a level, keys sorted, a newline at the end."""
+    return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def seal(body: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of a manifest without its ``seal``."""
     content = {name: value for name, value in body.items() if name != "seal"}
@@ -202,16 +220,15 @@ def _is_seal(sealed: Any, body: dict[str, Any]) -> bool:
 
 
 def set_digest(shards: Iterable[ShardEntry]) -> str:
-    """Identity of a set's data: SHA-256 over ``sha256  path`` lines of tars and parquets.
+    """Identity of a set's data: SHA-256 over the ``sha256  path`` lines of its tars.
 
     The lines are sorted by path and look like the output of ``sha256sum``. Name, data card and
-    provenance are left out, so equal data has an equal digest whoever built it.
+    provenance are left out, so equal data has an equal digest whoever built it. So are the
+    parquets: they repeat what the tars hold, and their bytes change with the library that writes
+    them. They are under the manifest's seal all the same.
     """
-    lines: list[tuple[str, str]] = []
-    for shard in shards:
-        lines.append((shard.path, shard.sha256))
-        lines.append((shard.index.path, shard.index.sha256))
-    text = "".join(f"{digest}  {path}\n" for path, digest in sorted(lines))
+    lines = sorted((shard.path, shard.sha256) for shard in shards)
+    text = "".join(f"{digest}  {path}\n" for path, digest in lines)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

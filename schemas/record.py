@@ -20,7 +20,9 @@ KEY_PREFIX: dict[str, str] = {TEXT_COMPENSATED: "tc", IMAGE_TEXT_PAIR: "itp"}
 IMAGE_EXTENSIONS: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
+# KEY.json and KEY.jpeg then take at most 100 bytes, which is what one tar header has room for.
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,95}$")]
+_INT32 = 2**31 - 1  # the parquet's columns hold no more
 
 
 class AnchorRecord(BaseModel):
@@ -38,16 +40,24 @@ class AnchorRecord(BaseModel):
     image_ext: Literal["jpg", "jpeg", "png", "webp"] = Field(
         description="Extension of the image member; its bytes are those of the source."
     )
-    width: int = Field(gt=0, description="Pixels, as stored (before any EXIF rotation).")
-    height: int = Field(gt=0, description="Pixels, as stored (before any EXIF rotation).")
+    width: int = Field(gt=0, le=_INT32, description="Pixels as stored, before any EXIF rotation.")
+    height: int = Field(
+        gt=0, le=_INT32, description="Pixels, as stored (before any EXIF rotation)."
+    )
     text: str = Field(min_length=1, description="The anchor's text; the same as KEY.txt.")
     texts: list[str] = Field(
         default_factory=list, description="All captions of the image, text first, if several."
     )
-    source: str = Field(description="The file of the source, relative to the source's root.")
+    source: str = Field(
+        description="The file of the source, relative to the source's root.",
+        json_schema_extra={"pattern": r"^(?![/\\])(?!(.*/)?\.\.(/|$))"},
+    )
     source_key: str = Field(description="The sample's key in that file.")
     class_index: int | None = Field(
-        default=None, ge=0, description="text-compensated: index of the finetune class."
+        default=None,
+        ge=0,
+        le=_INT32,
+        description="text-compensated: index of the finetune class in the manifest's classes.",
     )
     class_name: str | None = Field(
         default=None, description="text-compensated: text name of the finetune class."
@@ -56,10 +66,16 @@ class AnchorRecord(BaseModel):
         default=None, description="image-text-pair: best cosine similarity to a query."
     )
     rank: int | None = Field(
-        default=None, ge=0, description="image-text-pair: best rank among a query's neighbours."
+        default=None,
+        ge=0,
+        le=_INT32,
+        description="image-text-pair: best rank among a query's neighbours; 0 is the nearest.",
     )
     query_count: int | None = Field(
-        default=None, ge=1, description="image-text-pair: how many queries retrieved it."
+        default=None,
+        ge=1,
+        le=_INT32,
+        description="image-text-pair: how many queries retrieved it.",
     )
     query_classes: list[str] = Field(
         default_factory=list, description="image-text-pair: classes of those queries, sorted."

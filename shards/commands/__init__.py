@@ -8,6 +8,6 @@ lies in ``shards``; here is only what a terminal needs.
 
 from __future__ import annotations
 
-from shards.commands import gallery, inspect
+from shards.commands import gallery, inspect, schema
 
-COMMANDS = (inspect, gallery)
+COMMANDS = (inspect, gallery, schema)

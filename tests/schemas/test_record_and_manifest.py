@@ -35,7 +35,7 @@ extras = st.dictionaries(
 def records(draw: st.DrawFn) -> AnchorRecord:
     kind = draw(st.sampled_from([TEXT_COMPENSATED, IMAGE_TEXT_PAIR]))
     values = {
-        "key": draw(st.from_regex(r"[A-Za-z0-9_-]{1,96}", fullmatch=True)),
+        "key": draw(st.from_regex(r"[A-Za-z0-9_-]{1,95}", fullmatch=True)),
         "kind": kind,
         "image_sha256": SHA,
         "image_ext": draw(st.sampled_from(["jpg", "png", "webp"])),
