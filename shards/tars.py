@@ -6,6 +6,7 @@ the first dot of its last component are one sample, and the rest of the name is 
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
     """Headers in order; a tar that breaks off is reported once, and ends the walk."""
     last = "the first sample"
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=PlainFirst) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or memory grows with the tar
                 last = split_name(places.printable(member.name))[0]
@@ -123,3 +124,35 @@ def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("what follows is not a tar header")
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         on_bad(last, BadSample("truncated_tar", f"after {last}: {error}"))
+
+
+# A plain file's header as all tar writers make it: mode, owner and group; size; time; checksum;
+# type 0; no link; device numbers, if any; no prefix of the name.
+_PLAIN = re.compile(
+    rb"[^\0].{99}(?:[0-7]{7}[\0 ]){3}([0-7]{11})[\0 ][0-7]{11}[\0 ]([0-7]{6})\0[\0 ]"
+    rb"0\0{100}.{72}(?:\0{8}|[0-7]{7}[\0 ]){2}\0{167}",
+    re.DOTALL,
+)
+
+
+class PlainFirst(tarfile.TarInfo):
+    """A tar header, quick to read where it is that of a plain file, as nearly all are.
+
+    tarfile decodes sixteen fields and adds up the header twice, which is most of the time that
+    a shard takes to read. Of a plain file we need name and size; all else is tarfile's as ever.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> PlainFirst:
+        """The header of 512 bytes; mode, owner and time of a plain file are left at defaults.
+
+        Raises:
+            tarfile.HeaderError: it is none, or damaged.
+        """
+        if plain := _PLAIN.fullmatch(buf):
+            checksum = int(plain[2], 8)
+            if sum(buf) - sum(buf[148:156]) + 256 == checksum:
+                member = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+                member.size, member.chksum = int(plain[1], 8), checksum
+                return member
+        return super().frombuf(buf, encoding, errors)
