@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from schemas.errors import UserError
 from shards.commands import COMMANDS
+from shards.terminal import plain, plain_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,9 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        with plain_output():
+            return int(arguments.run(arguments))
     except UserError as error:
-        print(f"anchorft-shards: error: {error}", file=sys.stderr)
+        print(f"anchorft-shards: error: {plain(str(error))}", file=sys.stderr)
         return 2
 
 

@@ -8,6 +8,6 @@ lies in ``shards``; here is only what a terminal needs.
 
 from __future__ import annotations
 
-from shards.commands import gallery, inspect, merge, reshard, schema
+from shards.commands import gallery, inspect, merge, pull, push, reshard, schema
 
-COMMANDS = (inspect, gallery, schema, merge, reshard)
+COMMANDS = (inspect, gallery, schema, merge, reshard, push, pull)
