@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from schemas.errors import BadSample
-from schemas.manifest import Manifest, ShardEntry
+from schemas.manifest import Manifest
 from schemas.record import TEXT_COMPENSATED, Kind
 from shards import charts
-from shards.images import decode_image
-from shards.reader import AnchorSet, RangeReader, read_image
+from shards.reader import AnchorSet
 from shards.summary import Summary, summarise
+from shards.thumbnails import size_for, thumbnails
 
 _TEMPLATE = Path(__file__).with_name("gallery.html")
 _THUMBNAIL = 176
 _AS_IT_IS = 4096  # an image of so few bytes is its own thumbnail
 _BARS = 24
+_BLOCK = 50
 _TYPES = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 
 
@@ -46,11 +47,15 @@ def gallery_of_set(root: str, manifest: Manifest, limit: int = 600) -> bytes:
     """
     anchors = AnchorSet(root, manifest)
     summary = summarise(anchors)
-    shown: dict[Kind, list[dict[str, Any]]] = {}
-    with RangeReader() as reader:
-        for kind in manifest.kinds:
-            rows = sample_rows(anchors, kind, limit // len(manifest.kinds))
-            shown[kind] = [_card(reader, anchors.place(shard), row) for shard, row in rows]
+    each = limit // max(len(manifest.kinds), 1)
+    chosen = {kind: sample_rows(anchors, kind, each) for kind in manifest.kinds}
+    total = sum(map(len, chosen.values()))
+    shown: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in manifest.kinds}
+    pictures: list[str] = []
+    rows = (row for kind in manifest.kinds for row in rows_at(anchors, kind, chosen[kind]))
+    for row, found in thumbnails(rows, size_for(total), total):
+        shown[row["kind"]].append(_card(row, found, len(pictures)))
+        pictures += [] if isinstance(found, BadSample) else [found]
     made = manifest.provenance
     # autoescape covers every {{ }}; tojson also escapes <, > and &, so that no text ends a script
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -65,7 +70,9 @@ def gallery_of_set(root: str, manifest: Manifest, limit: int = 600) -> bytes:
             models=[("captioner", made.captioner), ("encoder", made.encoder)],
             charts=_charts(summary),
             shown=shown,
-            total_shown=sum(map(len, shown.values())),
+            total_shown=total,
+            blocks=[pictures[i : i + _BLOCK] for i in range(0, len(pictures), _BLOCK)],
+            block=_BLOCK,
             script=Markup(script),  # ours, not the data's
             script_sha256=digest,
         )
@@ -73,25 +80,36 @@ def gallery_of_set(root: str, manifest: Manifest, limit: int = 600) -> bytes:
     )
 
 
-def sample_rows(
-    anchors: AnchorSet, kind: Kind, limit: int
-) -> list[tuple[ShardEntry, dict[str, Any]]]:
+Place = tuple[int, int]
+"""A shard's number among those of its kind, and a row of its parquet."""
+
+
+def sample_rows(anchors: AnchorSet, kind: Kind, limit: int) -> list[Place]:
     """At most ``limit`` records of a kind, shared evenly by classes and spread over the shards.
 
     A pair belongs to the first of the classes that retrieved it.
     """
-    shards = anchors.shards(kind)
-    tables = [anchors.table(shard) for shard in shards]
     groups: list[str] = []
-    for table in tables:
-        groups += _groups(table)
-    starts = np.cumsum([0, *[table.num_rows for table in tables]])
-    rows = []
+    starts = [0]
+    for shard in anchors.shards(kind):
+        groups += _groups(anchors.table(shard))
+        starts.append(len(groups))
+    places = []
     for position in spread_evenly(groups, limit):
         number = int(np.searchsorted(starts, position, side="right")) - 1
-        offset = position - int(starts[number])
-        rows.append((shards[number], tables[number].slice(offset, 1).to_pylist()[0]))
-    return rows
+        places.append((number, position - starts[number]))
+    return places
+
+
+def rows_at(
+    anchors: AnchorSet, kind: Kind, places: Sequence[Place]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tar and the row of each place; one parquet is held at a time."""
+    shards = anchors.shards(kind)
+    for number, group in itertools.groupby(places, key=lambda place: place[0]):
+        table = anchors.table(shards[number])
+        for _, row in group:
+            yield anchors.place(shards[number]), table.slice(row, 1).to_pylist()[0]
 
 
 def _groups(table: pa.Table) -> list[str]:
@@ -133,18 +151,12 @@ def _quotas(sizes: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
     return quota
 
 
-def _card(reader: RangeReader, place: str, row: dict[str, Any]) -> dict[str, Any]:
-    """What the page shows of an anchor."""
-    image, problem = None, None
-    try:
-        data = read_image(reader, place, row)
-        image = None if data is None else thumbnail(data)
-    except BadSample as bad:
-        problem = bad.reason.replace("_", " ")
+def _card(row: dict[str, Any], found: str | BadSample, picture: int) -> dict[str, Any]:
+    """What the page shows of an anchor; ``picture`` is its number, where there is one."""
     card = {
         "key": row["key"],
-        "image": image,
-        "problem": problem or ("not in the set" if image is None else None),
+        "image": None if isinstance(found, BadSample) else picture,
+        "problem": found.reason.replace("_", " ") if isinstance(found, BadSample) else None,
         "texts": row["texts"] or [row["text"]],
         "from": f"{row['source']} · {row['source_key']}"
         if row["source"] != row["source_key"]
@@ -163,23 +175,6 @@ def _card(reader: RangeReader, place: str, row: dict[str, Any]) -> dict[str, Any
             "queries": row["query_count"],
         }
     return {name: value for name, value in card.items() if value is not None}
-
-
-def thumbnail(data: bytes) -> str:
-    """An image as a small data URI.
-
-    Raises:
-        BadSample: it does not decode.
-    """
-    image, info = decode_image(data)
-    if len(data) > _AS_IT_IS:
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        out = io.BytesIO()
-        image.save(out, "JPEG", quality=72, optimize=True)
-        data, ext = out.getvalue(), "jpg"
-    else:
-        ext = info.ext
-    return f"data:image/{_TYPES[ext]};base64,{base64.b64encode(data).decode()}"
 
 
 def _charts(summary: Summary) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_data import jpeg
 from tiny_sets import pair_record, small_set, text_record
 
 from schemas.manifest import Manifest
@@ -68,7 +70,9 @@ def test_the_page_shows_the_set_and_loads_nothing(tmp_path: Path) -> None:
     first = shown["text-compensated"][0]
     assert first["texts"] == ["a circle number 0"]
     assert first["classes"] == ["circle"]
-    assert first["image"].startswith("data:image/jpeg;base64,")
+    pictures = json.loads(read.scripts[1])
+    assert pictures[first["image"]] == "data:image/jpeg;base64," + b64encode(jpeg(0)).decode()
+    assert len(pictures) == 12
     pair = shown["image-text-pair"][2]
     assert (pair["score"], pair["rank"], pair["queries"]) == (0.52, 2, 3)
 
@@ -83,11 +87,11 @@ def test_data_stays_data(tmp_path: Path) -> None:
     manifest = manifest.model_copy(update={"name": NASTY})
     read = Page(gallery_of_set(str(tmp_path), manifest))
     assert [tag for tag, _ in read.tags if tag in ("img", "iframe", "object", "link", "a")] == []
-    assert len(read.scripts) == 2
+    assert len(read.scripts) == 3
     assert not [a for _, a in read.tags if any(name.startswith("on") for name in a)]
     shown = json.loads(read.scripts[0])
     assert shown["text-compensated"][0]["texts"] == [NASTY]
-    assert "alert" not in read.scripts[1]
+    assert "alert" not in read.scripts[1] + read.scripts[2]
     policy = next(a["content"] for _, a in read.tags if "http-equiv" in a)
     assert policy is not None
     assert "default-src 'none'" in policy
