@@ -8,6 +8,30 @@ lies in ``shards``; here is only what a terminal needs.
 
 from __future__ import annotations
 
-from shards.commands import gallery, inspect, merge, pull, push, reshard, schema
+from shards.commands import (
+    diff,
+    gallery,
+    inspect,
+    join,
+    merge,
+    pull,
+    push,
+    reshard,
+    schema,
+    strip,
+    subset,
+)
 
-COMMANDS = (inspect, gallery, schema, merge, reshard, push, pull)
+COMMANDS = (
+    inspect,
+    gallery,
+    schema,
+    merge,
+    subset,
+    diff,
+    reshard,
+    strip,
+    join,
+    push,
+    pull,
+)
