@@ -20,11 +20,13 @@ from shards.commands import (
     schema,
     strip,
     subset,
+    verify,
 )
 
 COMMANDS = (
     inspect,
     gallery,
+    verify,
     schema,
     merge,
     subset,
