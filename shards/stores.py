@@ -208,10 +208,10 @@ class Sums:
     parts: list[bytes] = field(default_factory=list)
 
     @classmethod
-    def of(cls, place: str) -> Sums:
-        """Read the file once."""
+    def of(cls, place: str, part: int = _S3_PART) -> Sums:
+        """Read the file once; ``part`` is the size of the parts that S3 would get."""
         total = Path(places.local_path(place)).stat().st_size
-        part = max(_S3_PART, -(-total // _S3_MAX_PARTS))
+        part = max(part, -(-total // _S3_MAX_PARTS))
         sums = cls()
         sha, whole, piece, room = hashlib.sha256(), _md5(), _md5(), part
         for block in places.read_blocks(place):
