@@ -26,6 +26,7 @@ OnBytes = Callable[[int], None]
 
 _S3_PART = 50 << 20  # of s3fs, which sends files of less than two parts in one piece
 _S3_MAX_PARTS = 10_000
+_HEX = "[0-9a-f]"
 
 
 class DamagedFile(UserError):
@@ -117,8 +118,9 @@ class Folder:
     def sweep(self) -> None:
         """Delete what earlier runs left half done, of this set or of another."""
         for folder in (self._root, *(self._root / kind for kind in KINDS)):
-            for left in folder.glob(f".*.{'[0-9a-f]' * 16}.part"):
-                left.unlink(missing_ok=True)
+            for pattern in (f".*.{_HEX * 16}.part", f".*.{_HEX * 32}.tmp"):  # atomic_write's
+                for left in folder.glob(pattern):
+                    left.unlink(missing_ok=True)
 
 
 class Store:
