@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from schemas.errors import UserError
@@ -19,6 +20,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--limit", type=_limit, default=600, help="anchors shown (default: %(default)s)"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
@@ -43,5 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     page = gallery_of_set(anchors.root, anchors.manifest, arguments.limit)
     places.write_bytes(arguments.output, page)
-    print(f"{arguments.output}: {len(page) / 1e6:.1f} MB")
+    if arguments.json:
+        print(json.dumps({"output": arguments.output, "bytes": len(page)}, sort_keys=True))
+    else:
+        print(f"{arguments.output}: {len(page) / 1e6:.1f} MB")
     return 0
