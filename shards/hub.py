@@ -111,10 +111,7 @@ class _Push:
 
     def run(self, force: bool, public: bool) -> list[FileEntry]:
         self._api.create_repo(self._repo, repo_type="dataset", private=not public, exist_ok=True)
-        if self._revision != "main":
-            self._api.create_branch(
-                self._repo, repo_type="dataset", branch=self._revision, exist_ok=True
-            )
+        self._make_branch()
         head = str(
             self._api.repo_info(self._repo, repo_type="dataset", revision=self._revision).sha
         )
@@ -136,6 +133,22 @@ class _Push:
                     f"changed meanwhile? Run the same again."
                 )
         return missing
+
+    def _make_branch(self) -> None:
+        """Make the branch if there is none; it starts empty, not with what ``main`` holds."""
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        try:
+            self._api.repo_info(self._repo, repo_type="dataset", revision=self._revision)
+        except RevisionNotFoundError:
+            first = self._api.list_repo_commits(self._repo, repo_type="dataset")[-1].commit_id
+            self._api.create_branch(
+                self._repo,
+                repo_type="dataset",
+                branch=self._revision,
+                revision=first,
+                exist_ok=True,
+            )
 
     def _infos(self, paths: Sequence[str], revision: str) -> dict[str, Any]:
         """What the Hub holds of some paths."""
