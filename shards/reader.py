@@ -74,6 +74,14 @@ class AnchorSet:
         """Where a shard's tar lies."""
         return places.join(self.root, shard.path)
 
+    def owns(self, place: str) -> bool:
+        """True if ``place`` is one of the set's own files, which nothing else may overwrite."""
+        manifest = self.manifest
+        paths = [file.path for shard in manifest.shards for file in (shard, shard.index)]
+        paths += [MANIFEST_NAME, *(file.path for file in manifest.files)]
+        own = (places.join(self.root, path) for path in paths)
+        return _real(place) in set(map(_real, own))
+
     def samples(
         self, on_bad: OnBad, kind: Kind | None = None
     ) -> Iterator[tuple[AnchorRecord, bytes | None]]:
@@ -93,6 +101,10 @@ class AnchorSet:
                         on_bad(str(row["key"]), problem)
 
 
+def _real(place: str) -> str:
+    return os.path.realpath(places.local_path(place)) if places.is_local(place) else place
+
+
 def read_row(
     reader: RangeReader, place: str, row: dict[str, Any]
 ) -> tuple[AnchorRecord, bytes | None]:
@@ -101,13 +113,21 @@ def read_row(
     Raises:
         BadSample: ``bad_record``, ``bad_range`` or ``hash_mismatch``.
     """
+    return read_record(row), read_image(reader, place, row)
+
+
+def read_record(row: dict[str, Any]) -> AnchorRecord:
+    """The record that a row of somebody's parquet holds.
+
+    Raises:
+        BadSample: ``bad_record``, with the first thing that is wrong.
+    """
     try:
-        record = row_record(row)
+        return row_record(row)
     except ValidationError as error:
         raise BadSample("bad_record", first_error(error)) from None
     except ValueError as error:  # the unknown fields are not JSON
         raise BadSample("bad_record", f"extra: {error}") from None
-    return record, read_image(reader, place, row)
 
 
 def read_image(reader: RangeReader, place: str, row: dict[str, Any]) -> bytes | None:

@@ -37,8 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: no set there, or the output is one of its own files.
     """
     anchors = AnchorSet.open(arguments.set)
-    inside = {places.join(arguments.set, file.path) for file in anchors.manifest.files}
-    if arguments.output in inside:
+    if anchors.owns(arguments.output):
         raise UserError(
             f"{arguments.output!r} is a file of the set, whose manifest would not fit any more; "
             f"give another --output."

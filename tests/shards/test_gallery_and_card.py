@@ -113,6 +113,23 @@ def test_a_corrupt_image_has_a_placeholder(tmp_path: Path) -> None:
     assert card["problem"] == "hash mismatch"
 
 
+def test_pictures_lie_in_blocks_that_the_page_can_find(tmp_path: Path) -> None:
+    manifest = small_set(str(tmp_path), own=[text_record(i) for i in range(70)])
+    read = Page(gallery_of_set(str(tmp_path), manifest))
+    blocks = {
+        a["id"]: i
+        for i, (tag, a) in enumerate(t for t in read.tags if t[0] == "script")
+        if a.get("id")
+    }
+    assert list(blocks) == ["anchors", "pictures-0", "pictures-1"]
+    size = int(next(a["data-block"] or "" for _, a in read.tags if "data-block" in a))
+    shown = json.loads(read.scripts[0])
+    for card in shown["text-compensated"][:60:7] + shown["image-text-pair"]:
+        block = json.loads(read.scripts[blocks[f"pictures-{card['image'] // size}"]])
+        number = int(card["texts"][0].split()[-1])
+        assert block[card["image"] % size].endswith(b64encode(jpeg(number)).decode())
+
+
 def test_the_limit_holds_and_shows_every_class(tmp_path: Path) -> None:
     own = [text_record(i, class_name="many" if i < 50 else f"c{i}") for i in range(53)]
     manifest = small_set(str(tmp_path), own=own, pairs=[])
@@ -182,6 +199,13 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     page = tmp_path / "page.html"
     assert main(["gallery", str(tmp_path / "set"), "--output", str(page), "--limit", "600"]) == 0
     assert page.read_bytes() == gallery_of_set(str(tmp_path / "set"), manifest)
+    capsys.readouterr()
+    assert main(["gallery", str(tmp_path / "set"), "--output", str(page), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"output": str(page), "bytes": page.stat().st_size}
+    own = str(tmp_path / "set" / "text-compensated" / "00000.tar")
+    assert main(["gallery", str(tmp_path / "set"), "--output", own]) == 2
+    assert "is a file of the set" in capsys.readouterr().err
 
 
 def test_the_command_line_fails_in_one_sentence(
