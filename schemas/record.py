@@ -22,6 +22,9 @@ IMAGE_EXTENSIONS: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # KEY.json and KEY.jpeg then take at most 100 bytes, which is what one tar header has room for.
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,95}$")]
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)
 _INT32 = 2**31 - 1  # the parquet's columns hold no more
 
 
@@ -101,7 +104,8 @@ class AnchorRecord(BaseModel):
     def _fields_fit_the_kind(self) -> AnchorRecord:
         if self.kind == IMAGE_TEXT_PAIR and (self.score is None or self.rank is None):
             raise ValueError("an image-text-pair record needs score and rank")
-        canonical_json(self.model_extra)  # raises where JSON has no such value (NaN)
+        if self.model_extra:
+            canonical_json(self.model_extra)  # raises where JSON has no such value (NaN)
         if self.kind == TEXT_COMPENSATED and self.class_name is None:
             raise ValueError("a text-compensated record needs class_name")
         return self
@@ -125,9 +129,7 @@ class AnchorRecord(BaseModel):
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no blanks, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 
 def first_error(error: ValidationError) -> str:

@@ -22,12 +22,13 @@ from schemas.record import (
     AnchorRecord,
     Kind,
     anchor_key,
+    canonical_json,
 )
 from schemas.tables import MEMBERS, RECORDS
 from shards.findings import Tell
 from shards.images import decode_image
 from shards.strict_tar import HashedReader, Member, members
-from shards.writer import record_row, rows_to_table
+from shards.writer import as_row, rows_to_table
 
 Images = Literal["all", "sampled", "none"]
 SAMPLED_IMAGES = 8
@@ -143,7 +144,8 @@ def _check_sample(
     except BadSample as problem:
         tell(key, problem.reason, problem.detail)
         return
-    if record.to_json().encode() != data:
+    values = record.model_dump(exclude_none=True)
+    if canonical_json(values).encode() != data:  # record.to_json, whose values the row needs too
         tell(key, "not_canonical", f"{sample['record'].name} is not the canonical JSON of its data")
     if text is not None and text != record.text.encode():
         tell(key, "text_differs", f"{sample['text'].name} is not the text of the record")
@@ -152,7 +154,7 @@ def _check_sample(
     if image is not None:
         _check_image(key, image, record, tell, decode=decode)
         found.images += image.data is not None and decode
-    row = record_row(record)
+    row = as_row(values)
     for name, member in sample.items():
         row[f"{name}_offset"] = member.offset
         row[f"{name}_size"] = member.size

@@ -110,7 +110,11 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 def record_row(record: AnchorRecord) -> dict[str, Any]:
     """The record as a row of schemas.tables.RECORDS, without the member offsets."""
-    values = record.model_dump(exclude_none=True)
+    return as_row(record.model_dump(exclude_none=True))
+
+
+def as_row(values: dict[str, Any]) -> dict[str, Any]:
+    """A record's fields, those that are None left out, as record_row gives them."""
     extra = {name: values.pop(name) for name in list(values) if name not in _KNOWN}
     if extra:
         values["extra"] = canonical_json(extra)
