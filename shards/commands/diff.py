@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shards.commands.derived import plain
 from shards.diff import Changed, Difference, diff
 
 _WIDTH = 60
@@ -45,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         body = {"same": same} | found.as_json()
         print(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        print("\n".join(_lines(found, arguments.show, records_only=arguments.records_only)))
+        for line in _lines(found, arguments.show, records_only=arguments.records_only):
+            print(plain(line))
     return 0 if same else 1
 
 
