@@ -148,6 +148,8 @@ class _Check:
         self._images = images
         self._seed = seed
         self._on_bytes = on_bytes
+        # A manifest that was changed may be wrong about files that are right.
+        self._doubtful = any(one.reason == "bad_seal" for one in report.findings)
         self._lock = threading.Lock()
         pairs = [file for shard in manifest.shards for file in (shard, shard.index)]
         self._entries = {file.path: file for file in [*pairs, *manifest.files]}
@@ -189,6 +191,11 @@ class _Check:
         return extra
 
     def _tell(self, file: str, remedy: str = FETCH) -> Tell:
+        if self._doubtful:
+            remedy = (
+                f"fetch {MANIFEST_NAME} again first, and verify with it: it may be what is wrong"
+            )
+
         def tell(sample: str, reason: str, detail: str) -> None:
             # Names and texts come from data; a terminal must not act upon them.
             shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in detail)
