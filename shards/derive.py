@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from schemas.errors import BadSample, UserError
 from schemas.manifest import Counts, InputInfo, Manifest, Provenance, ShardEntry, set_digest
 from schemas.record import KINDS, AnchorRecord, Kind, first_error
+from shards import places
 from shards.completion import complete_set
 from shards.decoding import Tally
 from shards.picks import Picks, Rows
@@ -137,7 +139,13 @@ def derive(
         UserError: the folder holds something else, a parent is damaged beyond ``max_bad``, or
             nothing is left to write.
     """
-    work = Unfinished(output, identity(recipe.name, recipe.provenance()))
+    for parent in recipe.parents:
+        if _full(output).startswith(_full(parent.root) + "/"):
+            raise UserError(
+                f"{output!r} lies in the set {parent.root!r}, which must stay as it is; give "
+                f"another --output."
+            )
+    work = Unfinished(output, identity(recipe.name, recipe.classes, recipe.provenance()))
     held = work.check()
     if held is not None:
         work.end()
@@ -253,6 +261,11 @@ class _Writer:
         self.tally.kept += kept
         self.tally.dropped.update(dropped)
         self.tally.examples = [*self.tally.examples, *examples][:EXAMPLES]
+
+
+def _full(place: str) -> str:
+    local = places.is_local(place)
+    return str(Path(places.local_path(place)).resolve()) if local else place.rstrip("/")
 
 
 def _record(row: Row) -> AnchorRecord:

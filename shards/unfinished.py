@@ -68,7 +68,7 @@ class Unfinished:
         place = places.join(self.output, MANIFEST_NAME)
         if places.exists(place):
             held = Manifest.from_json(places.read_bytes(place), place)
-            if identity(held.name, held.provenance) == self.made:
+            if identity(held.name, held.classes, held.provenance) == self.made:
                 return held
             raise UserError(f"{self.output!r} already holds another set; {other}.")
         if places.exists(self._place("made.json")):
@@ -138,10 +138,11 @@ class Unfinished:
         return sorted(str(name).removeprefix(base) for name in fs.find(path))
 
 
-def identity(name: str, made: Provenance) -> str:
+def identity(name: str, classes: list[str], made: Provenance) -> str:
     """What tells one derived set from another before it is made: parents, inputs and options."""
     body: dict[str, Any] = {
         "name": name,
+        "classes": classes,
         "parents": made.parents,
         "inputs": [given.model_dump() for given in made.inputs],
         "config": made.config,

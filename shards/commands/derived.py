@@ -83,12 +83,7 @@ def report(
         dropped = "".join(f", {why} {number:,}" for why, number in sorted(counts.dropped.items()))
         print(f"{stage}: read {counts.read:,}, kept {counts.kept:,}{dropped}")
     for key, reason, detail in made.bad:
-        print(plain(f"  left out {key}: {reason} ({detail})"))
+        print(f"  left out {key}: {reason} ({detail})")
     for line in lines:
-        print(plain(line))
+        print(line)
     return 0
-
-
-def plain(text: str) -> str:
-    """One line of text as it is safe on a terminal: what came from data may hold escape codes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

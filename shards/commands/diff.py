@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shards.commands.derived import plain
 from shards.diff import Changed, Difference, diff
 
 _WIDTH = 60
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False))
     else:
         for line in _lines(found, arguments.show, records_only=arguments.records_only):
-            print(plain(line))
+            print(line)
     return 0 if same else 1
 
 

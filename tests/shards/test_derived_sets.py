@@ -111,6 +111,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         reshard(a, str(tmp_path / "b" / "photo.jpg"), shard_size=4)
 
 
+def test_nothing_is_written_into_a_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_set(str(tmp_path / "a"))
+    before = contents(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    for inside in ("a/new", str(tmp_path / "a" / "new")):
+        with pytest.raises(UserError, match="lies in the set 'a', which must stay as it is"):
+            reshard("a", inside, shard_size=4)
+    assert contents(tmp_path / "a") == before
+
+
 def interrupted(a: str, out: str, shard_size: int, at: str) -> None:
     """A reshard that ends because a tar of its parent is not there."""
     tar = Path(a) / at

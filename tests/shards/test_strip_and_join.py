@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from shards.__main__ import main
 from shards.decoding import Tally
 from shards.join import join
 from shards.reader import AnchorSet
+from shards.reshard import reshard
 from shards.sources import open_labelled
 from shards.strip import strip
 from trainer.captions import join_captions
@@ -53,15 +55,27 @@ def test_a_stripped_set_has_the_records_and_not_one_finetune_image(whole: str, b
     before, after = contents(whole), contents(bare)
     assert [record for record, _ in after] == [record for record, _ in before]
     assert [image for _, image in after] == [None] * 6 + [image for _, image in before[6:]]
-    for tar in (Path(bare) / TEXT_COMPENSATED).glob("*.tar"):
-        data = tar.read_bytes()
-        assert not any(jpeg(i) in data for i in range(6))
     shard = str(Path(bare) / TEXT_COMPENSATED / "00000.tar")
     read = list(webdataset.WebDataset(shard, shardshuffle=False).decode())
     assert [(one["txt"], one["json"]["image_sha256"]) for one in read] == [
         (record.text, record.image_sha256) for record, _ in before[:3]
     ]
     assert all(set(one) == {"__key__", "__url__", "__local_path__", "txt", "json"} for one in read)
+
+
+def test_no_file_of_a_stripped_set_shows_a_finetune_image(whole: str, tmp_path: Path) -> None:
+    reshard(whole, str(tmp_path / "same"), shard_size=6)
+    strip(whole, str(tmp_path / "captions"), pairs="drop")
+
+    def holding(place: Path, i: int) -> set[str]:
+        # The gallery shows small images as they are, in base64.
+        wanted = (jpeg(i), base64.b64encode(jpeg(i)))
+        files = [path for path in place.rglob("*") if path.is_file()]
+        return {path.name for path in files if any(w in path.read_bytes() for w in wanted)}
+
+    for i in range(6):
+        assert holding(tmp_path / "same", i) == {"00000.tar", "gallery.html"}
+        assert holding(tmp_path / "captions", i) == set()
 
 
 def test_pairs_are_nothing_that_strip_decides_alone(whole: str, bare: str, tmp_path: Path) -> None:
