@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import (
@@ -27,24 +27,19 @@ from schemas.record import Kind, Sha256, canonical_json, first_error
 MANIFEST_NAME = "anchor_set.json"
 FORMAT_NAME: Literal["anchorft/anchor-set"] = "anchorft/anchor-set"
 FORMAT_VERSION = "1.0"
-# What safe_relative_path accepts, for those who check with the JSON Schema.
-_SAFE_PATH = r"^(?!\.{1,2}(/|$))(?!.*/\.{1,2}(/|$))[^/\\:\u0000\n]+(/[^/\\:\u0000\n]+)*$"
+# A path's parts hold letters, digits and a few signs that no shell, browser or file system acts
+# upon; none is hidden, so that no set brings a .git/config along.
+_SAFE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 
 
 def safe_relative_path(value: str) -> str:
     """Return ``value`` if it names a file below the set's folder.
 
     Raises:
-        ValueError: it is absolute, climbs with ``..``, is not normalised, or is a URL or a pipe.
+        ValueError: it is absolute, hidden, climbs with ``..``, is not normalised, holds another
+            character than letters, digits, ``.``, ``_`` and ``-``, or is the manifest itself.
     """
-    path = PurePosixPath(value)
-    if (
-        not path.parts
-        or path.is_absolute()
-        or ".." in path.parts
-        or str(path) != value
-        or any(character in value for character in "\\:\0\n")
-    ):
+    if not re.fullmatch(_SAFE_PATH, value) or value.lower() == MANIFEST_NAME:
         raise ValueError(f"{value!r} is not a plain path below the set's folder")
     return value
 
@@ -150,8 +145,8 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Manifest:
-        paths = [file.path for shard in self.shards for file in (shard, shard.index)]
-        paths += [file.path for file in self.files]
+        # Not even in lower case: some file systems take such names for one.
+        paths = [entry.path.lower() for entry in self.entries()]
         if len(set(paths)) < len(paths):
             raise ValueError("two of its files have the same path")
         if self.samples != sum(shard.samples for shard in self.shards):
@@ -161,6 +156,11 @@ class Manifest(_Part):
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError("kinds names a kind twice")
         return self
+
+    def entries(self) -> list[FileEntry]:
+        """All files of the set but the manifest: tars and parquets in order, then the others."""
+        shards = [file for shard in self.shards for file in (shard, shard.index)]
+        return [*shards, *self.files]
 
     def to_json(self) -> str:
         """The manifest's text: readable, keys sorted, ends in a newline; ``seal`` included."""
@@ -177,7 +177,7 @@ class Manifest(_Part):
                 digest that does not follow from the shards, or a text that was changed.
         """
         try:
-            body = json.loads(text)
+            body = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{where} is not valid JSON ({error}); fetch the anchor set again."
@@ -199,6 +199,18 @@ class Manifest(_Part):
         if manifest.digest != set_digest(manifest.shards):
             raise UserError(f"{where} has a digest that does not follow from its shards.")
         return manifest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. With a name twice it would mean one thing here and another elsewhere."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a name twice")
+    return found
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def manifest_text(body: Any) -> str:

@@ -115,8 +115,7 @@ class _Push:
         head = str(
             self._api.repo_info(self._repo, repo_type="dataset", revision=self._revision).sha
         )
-        shards = [file for shard in self._manifest.shards for file in (shard, shard.index)]
-        entries: list[FileEntry] = [*shards, *self._manifest.files]
+        entries = self._manifest.entries()
         there = self._infos([entry.path for entry in entries] + [MANIFEST_NAME], head)
         strays = self._make_way(there, {entry.path for entry in entries}, head, force)
         missing = [e for e in entries if not self._is_right(there.get(e.path), e)]

@@ -262,14 +262,14 @@ def read_blocks(place: str, start: int = 0) -> Iterator[bytes]:
             yield block
 
 
-def read_text(place: str) -> str:
+def read_text(place: str, most: int = 16 << 20) -> str:
     """A text file, with or without the byte order mark that Windows puts first.
 
     Raises:
-        UserError: it is not there, or not UTF-8.
+        UserError: it is not there, not UTF-8, or larger than ``most`` bytes.
     """
     try:
-        return read_bytes(place).decode("utf-8-sig")
+        return read_limited(place, most).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{place!r} is not UTF-8 text; save it as UTF-8.") from None
 

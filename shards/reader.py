@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from schemas.errors import BadSample, UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from schemas.record import AnchorRecord, Kind, first_error
-from schemas.tables import RECORDS
 from shards import places
+from shards.guards import MAX_MANIFEST_BYTES, check_inside
+from shards.parquet import MAX_FILE_BYTES, read_records
 from shards.tars import MAX_MEMBER_BYTES, OnBad
 from shards.writer import row_record
 
@@ -40,7 +39,8 @@ class AnchorSet:
         """Open a set.
 
         Raises:
-            UserError: the folder holds no manifest, or one that is broken or of another version.
+            UserError: the folder holds no manifest, or one that is broken or of another version; a
+            file of the set is a link out of its folder, a pipe or a device.
         """
         place = places.join(root, MANIFEST_NAME)
         if not places.exists(place):
@@ -48,7 +48,10 @@ class AnchorSet:
                 f"{root!r} is not an anchor set: it holds no {MANIFEST_NAME} (an unfinished build "
                 f"has none)."
             )
-        return cls(root, Manifest.from_json(places.read_bytes(place), place))
+        manifest = Manifest.from_json(places.read_limited(place, MAX_MANIFEST_BYTES), place)
+        if places.is_local(root):
+            check_inside(places.local_path(root), (file.path for file in manifest.entries()))
+        return cls(root, manifest)
 
     def shards(self, kind: Kind | None = None) -> list[ShardEntry]:
         """The shards of a kind (default: all), in the manifest's order."""
@@ -61,14 +64,10 @@ class AnchorSet:
             UserError: the parquet is missing, changed, or not of this schema.
         """
         place = places.join(self.root, shard.index.path)
-        data = places.read_bytes(place)
+        data = places.read_limited(place, MAX_FILE_BYTES)
         if hashlib.sha256(data).hexdigest() != shard.index.sha256:
             raise UserError(f"{place!r} is not the file that the manifest names; fetch it again.")
-        table = pq.read_table(io.BytesIO(data))
-        missing = [name for name in RECORDS.names if name not in table.column_names]
-        if missing or table.num_rows != shard.samples:
-            raise UserError(f"{place!r} does not hold the manifest's {shard.samples} records.")
-        return table
+        return read_records(data, place, shard.samples)
 
     def place(self, shard: ShardEntry) -> str:
         """Where a shard's tar lies."""
@@ -76,9 +75,7 @@ class AnchorSet:
 
     def owns(self, place: str) -> bool:
         """True if ``place`` is one of the set's own files, which nothing else may overwrite."""
-        manifest = self.manifest
-        paths = [file.path for shard in manifest.shards for file in (shard, shard.index)]
-        paths += [MANIFEST_NAME, *(file.path for file in manifest.files)]
+        paths = [MANIFEST_NAME, *(file.path for file in self.manifest.entries())]
         own = (places.join(self.root, path) for path in paths)
         return _real(place) in set(map(_real, own))
 

@@ -8,12 +8,13 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
-# Control characters, and those that turn the direction of writing or have no width, written as
-# JSON writes them, so that what --json prints stays JSON and keeps its meaning.
+# Control characters, those that turn the direction of writing or have no width, and halves of
+# surrogate pairs, which no file can hold: written as JSON writes them, so that what --json prints
+# stays JSON and keeps its meaning.
 _ESCAPED = {
     number: f"\\u{number:04x}"
     for number in range(0x10000)
-    if unicodedata.category(chr(number)) in ("Cc", "Cf", "Zl", "Zp") and number not in (9, 10)
+    if unicodedata.category(chr(number)) in ("Cc", "Cf", "Cs", "Zl", "Zp") and number not in (9, 10)
 }
 
 

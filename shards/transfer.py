@@ -108,7 +108,7 @@ def push(
     manifest, text = read_manifest(root)
     _not_the_same(root, url)
     if hub.is_hub(url):
-        entries = entries_of(manifest)
+        entries = manifest.entries()
         with _progress("push", sum(entry.bytes for entry in entries)) as on_bytes:
             sent = hub.push(
                 root,
@@ -180,14 +180,8 @@ def read_manifest(root: str) -> tuple[Manifest, bytes]:
                 f"such a set is not moved."
             )
     if places.is_local(root):
-        check_inside(places.local_path(root), [entry.path for entry in entries_of(manifest)])
+        check_inside(places.local_path(root), [entry.path for entry in manifest.entries()])
     return manifest, text
-
-
-def entries_of(manifest: Manifest) -> list[FileEntry]:
-    """All files of a set but the manifest, in its order."""
-    shards = [file for shard in manifest.shards for file in (shard, shard.index)]
-    return [*shards, *manifest.files]
 
 
 def _send(
@@ -200,7 +194,7 @@ def _send(
     label: str,
 ) -> Moved:
     """Send the files, then the manifest ``text``; None: the target gets its own (pull)."""
-    entries = entries_of(manifest)
+    entries = manifest.entries()
     target.check(entries)
     _make_way(target, manifest, text, force)
     sent: list[FileEntry] = []
@@ -244,7 +238,7 @@ def _make_way(target: Target, manifest: Manifest, text: bytes | None, force: boo
                 f"{target.place!r} holds another anchor set; give another target, or --force to "
                 f"replace it."
             )
-        strays = target.strays({entry.path for entry in entries_of(manifest)})
+        strays = target.strays({entry.path for entry in manifest.entries()})
         if strays and not force:
             raise UserError(
                 f"{target.place!r} holds {strays[0]!r}, which is not of this set; give another "

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from schemas.errors import BadSample
@@ -27,6 +26,7 @@ from schemas.record import (
 from schemas.tables import MEMBERS, RECORDS
 from shards.findings import Tell
 from shards.images import decode_image
+from shards.parquet import BadParquet, read_records
 from shards.strict_tar import HashedReader, Member, members
 from shards.writer import as_row, rows_to_table
 
@@ -230,14 +230,9 @@ def _decode(data: bytes) -> tuple[str, int, int]:
 def read_index(data: bytes, tell: Tell) -> pa.Table | None:
     """The parquet as a table of schemas.tables.RECORDS; None, and told, if it is none."""
     try:
-        table = pq.read_table(io.BytesIO(data))
-        missing = [name for name in RECORDS.names if name not in table.column_names]
-        if missing:
-            tell("", "bad_parquet", f"it has no column {', '.join(missing)}")
-            return None
-        return table.select(RECORDS.names).cast(RECORDS)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        tell("", "bad_parquet", str(error).splitlines()[0][:300])
+        return read_records(data, "")
+    except BadParquet as error:
+        tell("", "bad_parquet", error.detail)
         return None
 
 

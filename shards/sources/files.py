@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.errors import BadSample, UserError
 from shards import places
+from shards.parquet import MAX_FILE_BYTES, check_claims, read_columns
 from shards.sources.base import LIST_SLICE, ListItem, Sample, Unit
 from shards.sources.tar_sets import class_lines
-from shards.tars import OnBad
+from shards.tars import MAX_MEMBER_BYTES, OnBad
+
+MAX_LIST_BYTES = 128 << 20
+"""Of a list of images as text: some million lines."""
 
 _NOT_DATA = {"classnames.txt", "classnames.json", "templates.txt"}
 _SPLITS = {"train", "val", "valid", "validation", "test"}
@@ -57,8 +60,8 @@ def read_list(unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
             on_bad(key, BadSample("no_class_folder", f"{item.path} lies outside a class folder"))
             continue
         try:
-            image = places.read_bytes(places.join(unit.root, item.path))
-        except UserError as error:
+            image = places.read_limited(places.join(unit.root, item.path), MAX_MEMBER_BYTES)
+        except UserError as error:  # or a pipe, or too large to be an image
             on_bad(key, BadSample("missing_file", str(error)))
             continue
         except OSError as error:
@@ -121,7 +124,7 @@ def folder_names(place: str, folders: list[str]) -> list[str]:
     if place.endswith(".json"):
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{place!r} is not valid JSON ({error}).") from None
         if not isinstance(content, dict | list):
             raise UserError(f"{place!r} is neither an object of class names nor an array of them.")
@@ -215,12 +218,13 @@ def _below_one_root(place: str, paths: list[str]) -> tuple[str, list[str]]:
 
 def _read_table(place: str) -> pa.Table:
     if place.endswith(".parquet"):
-        try:
-            table = pq.read_table(io.BytesIO(places.read_bytes(place)))
-        except pa.ArrowException as error:
-            raise UserError(f"{place!r} is not a parquet that can be read ({error}).") from None
+        data = places.read_limited(place, MAX_FILE_BYTES)
+        names = check_claims(data, place)
+        known = [name for name in (*_PATH_COLUMNS, *_LABEL_COLUMNS) if name in names]
+        # Without a column that we know, all are named in the error.
+        table = read_columns(data, place, known or names)
     else:
-        text = places.read_text(place)
+        text = places.read_text(place, MAX_LIST_BYTES)
         delimiter = "\t" if place.endswith(".tsv") or "\t" in text.split("\n", 1)[0] else ","
         reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
         columns = list(reader.fieldnames or [])

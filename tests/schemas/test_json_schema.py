@@ -69,7 +69,23 @@ def test_the_schema_refuses_what_the_model_refuses(change: dict[str, object]) ->
 
 @pytest.mark.parametrize(
     "path",
-    ["/a", "../a", "a/../b", "a//b", "./a", ".", "", "a/", "s3://b/c", "pipe:ls", "a\\b", "a\0b"],
+    [
+        *(
+            "/a",
+            "../a",
+            "a/../b",
+            "a//b",
+            "./a",
+            ".",
+            "",
+            "a/",
+            "s3://b/c",
+            "pipe:ls",
+            "a\\b",
+            "a\0b",
+        ),
+        *(".git/config", "a/.b", "-rf", "a b", "ü", 'a"b', "a`b", "$HOME", "a*b", "{0..9}"),
+    ],
 )
 def test_both_refuse_paths_that_leave_the_folder(path: str) -> None:
     pattern = json_schema("manifest")["$defs"]["FileEntry"]["properties"]["path"]["pattern"]
@@ -77,7 +93,7 @@ def test_both_refuse_paths_that_leave_the_folder(path: str) -> None:
     assert not jsonschema.Draft202012Validator(entry).is_valid(path)
     with pytest.raises(ValueError, match="not a plain path"):
         safe_relative_path(path)
-    for good in ("README.md", "text-compensated/00000.tar", ".a/b..c", "ü x/..."):
+    for good in ("README.md", "text-compensated/00000.tar", "_a-1/b..c"):
         assert jsonschema.Draft202012Validator(entry).is_valid(good)
         assert safe_relative_path(good) == good
 

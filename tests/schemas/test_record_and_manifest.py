@@ -194,12 +194,16 @@ def test_what_is_no_manifest_is_refused(text: str | bytes, said: str) -> None:
 
 def test_a_change_by_hand_is_noticed() -> None:
     text = manifest().to_json()
-    for changed in (
-        text.replace("ünïque", "other"),
-        text.replace('"classes": [', '"odd": NaN, "classes": ['),
+    with pytest.raises(UserError, match="was changed after it was written"):
+        Manifest.from_json(text.replace("ünïque", "other"), "here")
+    for odd, said in (
+        ('"odd": NaN, "classes": [', "NaN is no JSON"),
+        ('"odd": 1, "odd": 1, "classes": [', "a name twice"),
+        ('"odd": ' + "9" * 5000 + ', "classes": [', "valid JSON"),
+        ('"odd": ' + "[" * 100_000 + ', "classes": [', "valid JSON"),
     ):
-        with pytest.raises(UserError, match="was changed after it was written"):
-            Manifest.from_json(changed, "here")
+        with pytest.raises(UserError, match=said):
+            Manifest.from_json(text.replace('"classes": [', odd), "here")
 
 
 def test_a_digest_that_is_not_of_the_shards_is_refused() -> None:

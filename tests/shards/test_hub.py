@@ -24,7 +24,6 @@ from tiny_sets import pair_record, small_set, text_record
 
 from schemas.manifest import MANIFEST_NAME, Manifest
 from shards.completion import complete_set
-from shards.transfer import entries_of
 
 REPO = "team/anchors"
 URL = f"hf://datasets/{REPO}"
@@ -78,7 +77,7 @@ def in_folder(folder: Path) -> dict[str, bytes]:
 def assert_whole_or_none(files: dict[str, bytes]) -> bool:
     if MANIFEST_NAME not in files:
         return False
-    for entry in entries_of(Manifest.from_json(files[MANIFEST_NAME], MANIFEST_NAME)):
+    for entry in Manifest.from_json(files[MANIFEST_NAME], MANIFEST_NAME).entries():
         assert len(files[entry.path]) == entry.bytes
     return True
 

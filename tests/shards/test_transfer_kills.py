@@ -18,7 +18,6 @@ from schemas.manifest import MANIFEST_NAME, Manifest
 from shards import places
 from shards.__main__ import main
 from shards.completion import complete_set
-from shards.transfer import entries_of
 
 # Processes are forked from a server that has everything imported, so that a kill falls into the
 # work and not into the imports.
@@ -54,7 +53,7 @@ def assert_whole_or_none(place: str) -> bool:
         text = places.read_bytes(manifest)
     except UserError:
         return False
-    for entry in entries_of(Manifest.from_json(text, manifest)):
+    for entry in Manifest.from_json(text, manifest).entries():
         found = places.sha256_file(places.join(place, entry.path))
         assert found == (entry.sha256, entry.bytes), entry.path
     return True
