@@ -20,6 +20,7 @@ from shards.commands import (
     schema,
     strip,
     subset,
+    upgrade,
     verify,
 )
 
@@ -36,4 +37,5 @@ COMMANDS = (
     join,
     push,
     pull,
+    upgrade,
 )
