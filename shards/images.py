@@ -10,8 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from schemas.errors import BadSample
 
-MAX_PIXELS = 100_000_000
-"""Larger images are refused before any pixel is decoded: a few bytes can claim gigabytes."""
+MAX_PIXELS = 64_000_000
+"""Larger images are refused before any pixel is decoded: a few bytes can claim gigabytes.
+
+At the limit a decoder's buffers and the image itself stay below 800 MB.
+"""
 
 MAX_ASPECT = 100
 """Longer strips are refused: resized by its shorter side, one would fill gigabytes."""
@@ -19,6 +22,11 @@ MAX_ASPECT = 100
 # PIL warns of large images and odd EXIF data; what matters of that is an error below.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+# What PIL may look at; the last are only there to be named as what they are. Others of its parsers
+# are old, seldom used, and nothing that a stranger's bytes should reach.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_BAND = 256  # rows that are converted at once
 
 # PIL's format to the member's extension; MPO is what phones call a JPEG with a second picture.
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -48,10 +56,11 @@ def decode_image(data: bytes) -> tuple[Image.Image, ImageInfo]:
     if not data:
         raise BadSample("empty_file", "no bytes")
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
         info = _header(image)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image)), info
+        image = ImageOps.exif_transpose(image)
+        return _to_rgb(image), info
     except BadSample:
         raise
     except UnidentifiedImageError:
@@ -80,6 +89,14 @@ def _header(image: Image.Image) -> ImageInfo:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, _BAND):  # in one piece, some modes take five copies
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
+        whole.paste(_band_to_rgb(band), (0, top))
+    return whole
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: PIL's conversion would clip, not scale
         return image.point(lambda value: value / 256).convert("L").convert("RGB")
     if image.mode in ("P", "PA", "LA", "RGBA") or "transparency" in image.info:

@@ -18,6 +18,15 @@ from shards import places
 MAX_MEMBER_BYTES = 256 << 20
 """A larger member is not an image or a caption; it is skipped unread and counted."""
 
+MAX_FIELDS = 256
+"""Of one sample, whose fields together have at most MAX_MEMBER_BYTES as well."""
+MAX_MEMBERS = 4_000_000
+"""Of one tar: their names are remembered, and even an empty one takes 512 bytes of the tar."""
+
+# Of one header with its long name, PAX records and map of holes, which tarfile reads whole.
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_GLOBAL_CHARACTERS = 1 << 16
+
 OnBad = Callable[[str, BadSample], None]
 """Called with the sample's key and what is wrong with it."""
 
@@ -73,7 +82,7 @@ def read_tar(
                 current = TarSample(key)
                 if key in done:
                     current.problem = BadSample("duplicate_key", f"{name} stands earlier already")
-            current.problem = current.problem or _problem(member, name, ext in current.ranges)
+            current.problem = current.problem or _problem(member, name, ext, current)
             if current.problem is not None:
                 continue
             current.ranges[ext] = (member.offset_data, member.size)
@@ -96,34 +105,86 @@ def _whole(sample: TarSample, on_bad: OnBad) -> Iterator[TarSample]:
         on_bad(sample.key, sample.problem)
 
 
-def _problem(member: tarfile.TarInfo, name: str, twice: bool) -> BadSample | None:
+def _problem(member: tarfile.TarInfo, name: str, ext: str, sample: TarSample) -> BadSample | None:
     if not member.isreg() or member.issparse():
         return BadSample("not_a_file", f"{name} is a link, a device or sparse")
     if not 0 <= member.size <= MAX_MEMBER_BYTES:
         return BadSample("member_too_large", f"{name} claims {member.size:,} bytes")
-    if twice:
+    if ext in sample.ranges:
         return BadSample("duplicate_key", f"{name} stands twice")
+    together = member.size + sum(size for _, size in sample.ranges.values())
+    if together > MAX_MEMBER_BYTES or len(sample.ranges) >= MAX_FIELDS:
+        return BadSample("member_too_large", f"with {name} its sample has {together:,} bytes")
     return None
+
+
+class _Headers:
+    """What tarfile sees of a tar: all of it, but no more than so much for one header.
+
+    tarfile reads a long name or PAX records whole, whatever size they claim, and a map of holes
+    may go on for as long as the tar does.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.left = _MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"a header has more than {_MAX_HEADER_BYTES:,} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int) -> int:
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
     """Headers in order; a tar that breaks off is reported once, and ends the walk."""
     last = "the first sample"
+    headers = _Headers(file)
+    before, number = -1, 0
     try:
-        with tarfile.open(fileobj=file, mode="r:", tarinfo=PlainFirst) as tar:
+        # copybufsize aside, read, seek and tell are all that tarfile asks of a file
+        with tarfile.open(fileobj=headers, mode="r:", tarinfo=PlainFirst) as tar:  # type: ignore[call-overload]
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or memory grows with the tar
+                tar.members.clear()  # or memory grows with the tar
+                headers.left, number = _MAX_HEADER_BYTES, number + 1
+                _check_progress(tar, before, number)
+                before = tar.offset
                 last = split_name(places.printable(member.name))[0]
                 yield member
             # tarfile takes a broken header, or the lack of one, for the end of the archive.
-            file.seek(tar.offset)  # type: ignore[attr-defined]
+            file.seek(tar.offset)
             block = file.read(tarfile.BLOCKSIZE)
             if len(block) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("the end-of-archive mark is missing")
             if block.strip(b"\0"):
                 raise tarfile.ReadError("what follows is not a tar header")
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        OSError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         on_bad(last, BadSample("truncated_tar", f"after {last}: {error}"))
+
+
+def _check_progress(tar: tarfile.TarFile, before: int, number: int) -> None:
+    """Refuse headers that lead in a circle, or fill memory."""
+    if tar.offset <= before:  # type: ignore[attr-defined]  # a size below zero, from PAX records
+        raise tarfile.ReadError("a member ends before it begins")
+    if number > MAX_MEMBERS:
+        raise tarfile.ReadError(f"it has more than {MAX_MEMBERS:,} members")
+    if tar.pax_headers:
+        size = sum(len(name) + len(str(value)) for name, value in tar.pax_headers.items())
+        if size > _MAX_GLOBAL_CHARACTERS:
+            raise tarfile.ReadError("its global headers are too large")
 
 
 # A plain file's header as all tar writers make it: mode, owner and group; size; time; checksum;

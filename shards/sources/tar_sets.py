@@ -14,6 +14,9 @@ from shards import places
 from shards.sources.base import Sample, Unit
 from shards.tars import OnBad, TarSample, read_tar
 
+MAX_TEXT_BYTES = 4 << 20
+"""Of a caption, a label or a json member; parsed, the last can take thirty times its bytes."""
+
 _LABEL_FIELDS = ("label", "cls", "class", "class_index")
 # Our name for a web column, and the names that LAION releases and img2dataset give it.
 _WEB_NAMES: dict[str, tuple[str, ...]] = {
@@ -45,7 +48,7 @@ class TarSet:
         """The tar's samples in order.
 
         Reasons, beside those of shards.tars: ``no_image``, ``no_label``, ``bad_label``,
-        ``bad_json``.
+        ``bad_json``, ``text_too_large``.
         """
         classes = len(self.classes) if self.labelled else None
         return read_unit_tar(unit, on_bad, classes)
@@ -76,6 +79,9 @@ def _sample(raw: TarSample, tar: str, classes: int | None) -> Sample:
     if ext is None:
         raise BadSample("no_image", f"{raw.key} has {', '.join(sorted(raw.fields))}")
     offset, size = raw.ranges[ext]
+    for name in ("json", "txt", "cls"):
+        if len(raw.fields.get(name, b"")) > MAX_TEXT_BYTES:
+            raise BadSample("text_too_large", f"{raw.key}.{name} is over {MAX_TEXT_BYTES:,} bytes")
     about: dict[str, Any] = {}
     if "json" in raw.fields:
         try:
