@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from schemas.manifest import Manifest, ModelInfo
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
+from shards.terminal import plain
 
 _INPUTS_SHOWN = 20
 _CLASSES_SHOWN = 50
@@ -46,7 +47,7 @@ def data_card(manifest: Manifest) -> str:
         _table(
             ("role", "model", "SHA-256 of the weights"),
             [
-                (role, model.name, f"`{model.weights_sha256}`")
+                (role, model.name, _Code(model.weights_sha256))
                 for role, model in _models(made.captioner, made.encoder)
             ],
         ),
@@ -120,7 +121,7 @@ def _classes(manifest: Manifest) -> str:
 
 def _inputs(manifest: Manifest) -> str:
     inputs = manifest.provenance.inputs
-    rows = [(i.role, i.name, f"`{_plain(i.fingerprint)}`") for i in inputs[:_INPUTS_SHOWN]]
+    rows = [(i.role, i.name, _Code(i.fingerprint)) for i in inputs[:_INPUTS_SHOWN]]
     text = _table(("role", "input", "fingerprint"), rows)
     more = len(inputs) - _INPUTS_SHOWN
     return text + (f"\n\n{more:,} more are listed in `anchor_set.json`." if more > 0 else "")
@@ -182,10 +183,20 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+class _Code(str):
+    """Text to be shown in a cell as code, where a backtick would end it and a bar the cell."""
+
+
 def _cell(value: str) -> str:
-    return value if value.startswith("`") else _plain(value)
+    return (
+        f"`{re.sub(r'[`|<>]', '?', _line(value))}`" if isinstance(value, _Code) else _plain(value)
+    )
+
+
+def _line(value: str) -> str:
+    return plain(" ".join(str(value).split()))
 
 
 def _plain(value: str) -> str:
     """Text of the data as text: one line, and nothing that Markdown or HTML would act upon."""
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", _line(value))
