@@ -12,8 +12,10 @@ from schemas.errors import UserError
 from shards import places
 from shards.guards import check_inside
 
-# What a write that was cut off leaves (see places.atomic_write and shards.unfinished).
-_LEFT_BY_A_WRITE = re.compile(r"(?:.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp|\.unfinished/.*")
+# What a write that was cut off leaves (see places.atomic_write, shards.stores, shards.unfinished).
+_LEFT_BY_A_WRITE = re.compile(
+    r"(?:.*/)?\.[^/]+\.(?:[0-9a-f]{32}\.tmp|[0-9a-f]{16}\.part)|\.unfinished/.*"
+)
 # What file managers, git and the Hub's client keep in the folders that they manage.
 _NOT_OURS = re.compile(r"(?:\.git|\.cache)/.*|\.gitattributes|\.gitignore|(?:.*/)?\.DS_Store")
 

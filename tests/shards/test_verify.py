@@ -183,14 +183,17 @@ def test_swapped_files_are_named(copy: Path, first: str) -> None:
 
 def test_what_interrupted_writes_leave_is_told_apart(copy: Path) -> None:
     temporary = f"text-compensated/.00000.tar.{'0' * 32}.tmp"
-    for path in (temporary, ".unfinished/made.json", ".DS_Store", "Thumbs.db", ".gitattributes"):
+    part = f".README.md.{'0' * 16}.part"
+    harmless = (part, ".unfinished/made.json", ".DS_Store", "Thumbs.db", ".gitattributes")
+    for path in (temporary, *harmless):
         (copy / path).parent.mkdir(exist_ok=True)
         (copy / path).write_bytes(b"x")
     report = verify(str(copy))
     assert report.ok
     assert report.notes[temporary].startswith("left by a write")
     assert report.notes[".unfinished/made.json"].startswith("left by a write")
-    assert len(report.notes) == 5
+    assert report.notes[part].startswith("left by a write")
+    assert len(report.notes) == 6
     (copy / ".hidden").write_bytes(b"x")
     assert faults(verify(str(copy))) == {(".hidden", "extra")}
 
