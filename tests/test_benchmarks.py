@@ -1,0 +1,70 @@
+"""The benchmarks run and say what they measured; what they measure is not judged here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import memory, reader_speed, verify_speed
+from benchmarks.contest import contest
+
+
+def run(main: Callable[[list[str]], None], tmp_path: Path, *words: str) -> dict[str, Any]:
+    output = tmp_path / "figures.json"
+    main([*words, "--output", str(output)])
+    body = json.loads(output.read_text())
+    assert body["conditions"]["cores"] >= 1
+    assert set(body["conditions"]["packages"]) >= {"webdataset", "pyarrow"}
+    return body  # type: ignore[no-any-return]
+
+
+def check_contests(results: dict[str, Any], rounds: int) -> None:
+    for found in results.values():
+        assert len(found["ratios"]) == rounds
+        assert min(found["ratios"]) <= found["ratio"] <= max(found["ratios"])
+        assert set(found["seconds"]) == {"ours", "theirs"}
+
+
+def test_reader_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = run(reader_speed.main, tmp_path, "--samples", "16", "--rounds", "2")
+    assert body["conditions"]["samples"] == 16
+    assert list(body["results"]) == [
+        "bare tars, bytes",
+        "bare tars, decoded",
+        "set, bytes",
+        "set, decoded",
+    ]
+    check_contests(body["results"], rounds=2)
+    assert capsys.readouterr().out.startswith("webdataset's time / ours")
+
+
+def test_verify_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = run(verify_speed.main, tmp_path, "--samples", "16", "--rounds", "1")
+    hashers = {name.split(",")[0] for name in body["results"]}
+    assert hashers == {name for name in verify_speed.HASHERS if shutil.which(name)}
+    check_contests(body["results"], rounds=1)
+    assert "sha256sum, all cores" in capsys.readouterr().out
+
+
+def test_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "GROWTH", (1, 2))
+    body = run(memory.main, tmp_path, "--samples", "16")
+    assert body["conditions"]["samples"] == [16, 32]
+    assert set(body["results"]) == {*memory.TASKS, "idle"}
+    for found in body["results"].values():
+        assert all(mb > 5 for mb in found["peak_mb"])
+    assert "growth" in capsys.readouterr().out
+
+
+def test_a_contest_takes_turns() -> None:
+    calls: list[str] = []
+    found = contest(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3)
+    assert "".join(calls) == "ba" + "ab" + "ba" + "ab"
+    check_contests({"x": found}, rounds=3)
