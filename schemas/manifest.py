@@ -70,6 +70,11 @@ class ShardEntry(FileEntry):
 
     kind: Kind = Field(description="Kind of every anchor in it.")
     samples: int = Field(ge=0, description="Anchors in the tar.")
+    images: int | None = Field(
+        default=None,
+        ge=0,
+        description="Anchors whose image is in the tar; left out where that is all of them.",
+    )
     index: FileEntry = Field(description="The parquet of records and member offsets.")
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from schemas.manifest import Manifest, ModelInfo
+from schemas.manifest import Manifest, ModelInfo, ShardEntry
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
 from shards.terminal import plain
 
@@ -41,6 +41,7 @@ def data_card(manifest: Manifest) -> str:
         "## What is in it",
         _contents(manifest),
         _classes(manifest),
+        _left_out(manifest),
         "## From what",
         _inputs(manifest),
         "## Made how",
@@ -119,6 +120,18 @@ def _classes(manifest: Manifest) -> str:
     )
 
 
+def _left_out(manifest: Manifest) -> str:
+    """What to do about images that are not in the set."""
+    lacking = sum(s.samples - s.images for s in manifest.shards if s.images is not None)
+    if not lacking:
+        return ""
+    return (
+        f"The images of {lacking:,} anchors are left out: their records name each by the SHA-256 "
+        "of its bytes. Who holds the same finetune images can put them back with "
+        "`anchorft-shards join`, or train on both as they are."
+    )
+
+
 def _inputs(manifest: Manifest) -> str:
     inputs = manifest.provenance.inputs
     rows = [(i.role, i.name, _Code(i.fingerprint)) for i in inputs[:_INPUTS_SHOWN]]
@@ -150,11 +163,21 @@ def _reasons(dropped: dict[str, int]) -> str:
 
 
 def _loading(manifest: Manifest) -> str:
-    first = manifest.shards[0].path if manifest.shards else "KIND/00000.tar"
-    folder = first.rpartition("/")[0]
-    last = max((s.path for s in manifest.shards if s.path.startswith(folder)), default=first)
-    numbers = [path.rpartition("/")[2].removesuffix(".tar") for path in (first, last)]
-    shards = f"{folder}/{{{numbers[0]}..{numbers[1]}}}.tar"
+    # By the kind of the first shard that has images, if there is one.
+    chosen = sorted(manifest.shards, key=lambda shard: shard.images == 0)[:1]
+    of_kind = [s for s in manifest.shards if chosen and s.kind == chosen[0].kind]
+    shards = f"{of_kind[0].kind}/{_braces(of_kind)}.tar" if of_kind else "KIND/00000.tar"
+    images = not chosen or chosen[0].images != 0
+    names, members = ("image, text, record", '"jpg;jpeg;png;webp", "txt", "json"')
+    decoded = '.decode("pil")'
+    if not images:
+        names, members, decoded = "text, record", '"txt", "json"', ".decode()"
+    training = f"""
+```bash
+python -m open_clip_train.main --dataset-type webdataset \\
+    --train-data '{shards}' --train-num-samples {sum(s.samples for s in of_kind)} ...
+```
+"""
     return f"""\
 The shards are plain webdataset tars: `KEY.jpg` (or png, webp; the original bytes), `KEY.txt`
 (the text) and `KEY.json` (the record). They need no code of ours:
@@ -162,18 +185,23 @@ The shards are plain webdataset tars: `KEY.jpg` (or png, webp; the original byte
 ```python
 import webdataset as wds
 
-pairs = wds.WebDataset("{shards}", shardshuffle=False).decode("pil")
-for image, text, record in pairs.to_tuple("jpg;jpeg;png;webp", "txt", "json"):
+anchors = wds.WebDataset("{shards}", shardshuffle=False){decoded}
+for {names} in anchors.to_tuple({members}):
     ...
 ```
-
-```bash
-python -m open_clip_train.main --dataset-type webdataset \\
-    --train-data '{shards}' --train-num-samples {manifest.samples} ...
-```
-
+{training if images else ""}
 The parquet beside each tar holds the same records in the same order, with the byte offset and
-size of every member (`image_offset`, `image_size`, ...), so that a reader can seek."""
+size of every member (`image_offset`, `image_size`, ...), so that a reader can seek.
+`anchorft-shards verify` checks every file against `anchor_set.json`, and tars against parquets."""
+
+
+def _braces(shards: Sequence[ShardEntry]) -> str:
+    """The numbers of some shards as a range, or as a list where it has gaps."""
+    numbers = sorted(shard.path.rpartition("/")[2].removesuffix(".tar") for shard in shards)
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == int(last) - int(first) + 1:
+        return f"{{{first}..{last}}}" if first != last else first
+    return f"{{{','.join(numbers)}}}"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

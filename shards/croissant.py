@@ -67,10 +67,16 @@ def croissant(manifest: Manifest) -> str:
     for shard in manifest.shards:
         distribution.append(_file_object(shard, _TAR))
         distribution.append(_file_object(shard.index, _PARQUET))
+    record_sets: list[dict[str, Any]] = []
     for kind in manifest.kinds:
-        tars = [{"@id": shard.path} for shard in manifest.shards if shard.kind == kind]
-        distribution += [_records(kind), _images(kind, tars)] if tars else []
-    held = [kind for kind in manifest.kinds if any(s.kind == kind for s in manifest.shards)]
+        shards = [shard for shard in manifest.shards if shard.kind == kind]
+        tars = [{"@id": shard.path} for shard in shards if shard.images != 0]
+        if shards:
+            distribution.append(_records(kind))
+            record_sets.append(_record_set(kind))
+        if tars:
+            distribution.append(_images(kind, tars))
+            record_sets.append(_image_set(kind))
     body = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -84,7 +90,7 @@ def croissant(manifest: Manifest) -> str:
         "license": "Images and texts keep the licences of their sources; see README.md.",
         "keywords": ["anchor-set", "clip", "webdataset"],
         "distribution": distribution,
-        "recordSet": [record_set for kind in held for record_set in _record_sets(kind)],
+        "recordSet": record_sets,
     }
     return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
 
@@ -117,53 +123,52 @@ def _images(kind: Kind, tars: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"{kind}-images",
-        "description": "Original image files; a set may leave out those of text-compensated.",
+        "description": "Original image files.",
         "containedIn": tars,
         "encodingFormat": _IMAGE_TYPES,
         "includes": [f"*.{ext}" for ext in IMAGE_EXTENSIONS],
     }
 
 
-def _record_sets(kind: Kind) -> list[dict[str, Any]]:
+def _record_set(kind: Kind) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": kind,
+        "description": f"The {kind} anchors: everything but the image.",
+        "key": {"@id": f"{kind}/key"},
+        "field": [_column(kind, column) for column in RECORDS],
+    }
+
+
+def _image_set(kind: Kind) -> dict[str, Any]:
     image = f"{kind}-image"
-    return [
-        {
-            "@type": "cr:RecordSet",
-            "@id": kind,
-            "description": f"The {kind} anchors: everything but the image.",
-            "key": {"@id": f"{kind}/key"},
-            "field": [_column(kind, column) for column in RECORDS],
-        },
-        {
-            "@type": "cr:RecordSet",
-            "@id": image,
-            "description": f"The images of the {kind} anchors, by key.",
-            "key": {"@id": f"{image}/key"},
-            "field": [
-                {
-                    "@type": "cr:Field",
-                    "@id": f"{image}/key",
-                    "description": "Key of the anchor that the image belongs to.",
-                    "dataType": "sc:Text",
-                    "source": {
-                        "fileSet": {"@id": f"{kind}-images"},
-                        "extract": {"fileProperty": "filename"},
-                        "transform": {"regex": r"^(?:.*/)?([^/.]+)\.[a-z]+$"},
-                    },
+    files = {"fileSet": {"@id": f"{kind}-images"}}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": image,
+        "description": f"The images of the {kind} anchors, by key.",
+        "key": {"@id": f"{image}/key"},
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{image}/key",
+                "description": "Key of the anchor that the image belongs to.",
+                "dataType": "sc:Text",
+                "source": {
+                    **files,
+                    "extract": {"fileProperty": "filename"},
+                    "transform": {"regex": r"^(?:.*/)?([^/.]+)\.[a-z]+$"},
                 },
-                {
-                    "@type": "cr:Field",
-                    "@id": f"{image}/image",
-                    "description": "The image.",
-                    "dataType": "sc:ImageObject",
-                    "source": {
-                        "fileSet": {"@id": f"{kind}-images"},
-                        "extract": {"fileProperty": "content"},
-                    },
-                },
-            ],
-        },
-    ]
+            },
+            {
+                "@type": "cr:Field",
+                "@id": f"{image}/image",
+                "description": "The image.",
+                "dataType": "sc:ImageObject",
+                "source": {**files, "extract": {"fileProperty": "content"}},
+            },
+        ],
+    }
 
 
 def _column(kind: Kind, column: pa.Field) -> dict[str, Any]:

@@ -197,10 +197,8 @@ class _Check:
             )
 
         def tell(sample: str, reason: str, detail: str) -> None:
-            # Names and texts come from data; a terminal must not act upon them.
-            shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in detail)
+            finding = Finding(file, sample, reason, detail, remedy)
             with self._lock:
-                finding = Finding(file, places.printable(sample), reason, shown, remedy)
                 self._report.findings.append(finding)
 
         return tell
@@ -303,6 +301,10 @@ class _Check:
         tell = self._tell(shard.path, REWRITE if fits else FETCH)
         for sample, reason, detail in faults:
             tell(sample, reason, detail)
+        images = shard.samples if shard.images is None else shard.images
+        held = sum("image_offset" in row for row in contents.rows)
+        if fits and not faults and held != images:
+            tell("", "image_count", f"it has {held:,} images, not {images:,}")
         if contents.samples != shard.samples:
             tell("", "sample_count", f"it has {contents.samples:,} samples, not {shard.samples:,}")
         if table is not None and index_fits:

@@ -95,7 +95,14 @@ def write_shard(
         tar.close()
         entry = hashed.entry(path)
     index = write_table(root, path.replace(".tar", ".parquet"), rows_to_table(rows))
-    return ShardEntry(**entry.model_dump(), kind=kind, samples=len(rows), index=index)
+    images = sum("image_offset" in row for row in rows)
+    return ShardEntry(
+        **entry.model_dump(),
+        kind=kind,
+        samples=len(rows),
+        images=None if images == len(rows) else images,
+        index=index,
+    )
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlcroissant
 import pytest
+from golden_sets import GOLDEN
 from mlcroissant._src.operation_graph.operations import extract
 from tiny_sets import small_set
 
@@ -68,6 +69,12 @@ def test_it_is_a_function_of_the_manifest(complete: tuple[Path, Manifest]) -> No
     assert croissant(Manifest.from_json(manifest.to_json(), "here")) == text
     assert "croissant.json" in [file.path for file in manifest.files]
     assert str(root) not in text
+
+
+def test_images_that_are_left_out_are_not_promised() -> None:
+    found = mlcroissant.Dataset(GOLDEN / "captions-only" / "croissant.json").metadata
+    assert found.ctx.issues.errors == set()
+    assert [record_set.id for record_set in found.record_sets] == ["text-compensated"]
 
 
 def test_a_name_of_any_kind_is_valid(tmp_path: Path) -> None:

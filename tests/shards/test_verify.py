@@ -451,9 +451,15 @@ def test_captions_without_images_are_a_set_and_pairs_are_not(tmp_path: Path) -> 
     report = verify(str(tmp_path), images="all")
     assert report.ok
     assert report.images == 9
+    assert shards[0].images == 0
+    shards[0] = shards[0].model_copy(update={"images": None})  # as if all were there
+    changed = manifest.model_copy(update={"shards": shards, "digest": set_digest(shards)})
+    write_manifest(str(tmp_path), changed)
+    assert faults(verify(str(tmp_path))) == {(TAR, "image_count")}
     samples = [(pair_record(i), None) for i in range(6)]
     pair = write_shard(str(tmp_path), IMAGE_TEXT_PAIR, 0, samples)
-    shards = [*shards[:2], pair]
+    shards = [manifest.shards[0], shards[1], pair]
+    write_shard(str(tmp_path), TEXT_COMPENSATED, 0, [(text_record(i), jpeg(i)) for i in range(3)])
     changed = manifest.model_copy(update={"shards": shards, "digest": set_digest(shards)})
     write_manifest(str(tmp_path), changed)
     assert faults(verify(str(tmp_path))) == {(pair.path, "incomplete_sample")}
