@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"anchorft-shards: error: {plain(str(error))}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("anchorft-shards: stopped; the same command goes on.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
