@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, required=True)
     command.add_argument("--images", type=int, default=80_000, help="pictures rendered")
     command.add_argument("--checks", type=int, default=4000, help="pictures to measure on")
-    command.add_argument("--clip-epochs", type=float, default=6)
+    command.add_argument("--clip-epochs", type=float, default=5)
     command.add_argument("--blip-epochs", type=float, default=12)
     command.add_argument("--only", choices=("clip", "blip"))
     return parser

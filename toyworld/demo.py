@@ -24,10 +24,10 @@ from toyworld.world import EVAL_SETS, WorldConfig, ensure_world
 MODELS = Path(__file__).parent / "models"
 GROUPS = {"id": "in distribution", "shift": "domain shift", "zero_shot": "zero-shot"}
 METHODS = {"before": "before finetuning", "flyp": "FLYP (class text only)", "arf": "ARF (anchors)"}
-K = 5
+K = 50
 MAX_NEW_TOKENS = 24
 """Room for the longest description; the small captioner has 32 positions."""
-TRAINING = ("--epochs", "10", "--batch-size", "128", "--lr", "5e-4", "--seed", "0")
+TRAINING = ("--epochs", "10", "--batch-size", "128", "--lr", "1e-3", "--seed", "0")
 """The same for both methods; only --anchors differs."""
 
 

@@ -55,13 +55,13 @@ def draw_scene(
 def biased(scene: Scene, rng: np.random.Generator) -> Scene:
     """Give the scene its class's usual background and colour, as collected photos have them.
 
-    Four pictures in five show the usual background, half of them the usual colour.
+    Nine pictures in ten show the usual background, four in five the usual colour.
     """
     number = CLASSES.index(scene.name)
     changes: dict[str, str] = {}
-    if rng.random() < 0.8:
+    if rng.random() < 0.9:
         changes["background"] = BACKGROUNDS[(number // 2) % len(BACKGROUNDS)]
-    if rng.random() < 0.5:
+    if rng.random() < 0.8:
         changes["colour"] = list(COLOURS)[(number * 3 + 1) % len(COLOURS)]
     return replace(scene, **changes)  # type: ignore[arg-type]
 
