@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import webdataset
 
-from benchmarks.contest import conditions, contest, parser, report
+from benchmarks.contest import FIGURES, conditions, contest, figures, parser, report
 from benchmarks.made import make_set
 from shards.images import decode_image
 from shards.stream import AnchorStream
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = options.parse_args(argv)
     results = {}
     with tempfile.TemporaryDirectory() as root:
-        manifest = make_set(root, arguments.samples)
+        manifest = make_set(root, arguments.samples, shards=max(arguments.samples // 2000, 1))
         tars = [f"{root}/{shard.path}" for shard in manifest.shards]
         for decode in (False, True):
             for name, places in (("set", [root]), ("bare tars", tars)):
@@ -58,16 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "conditions": conditions(samples=manifest.samples, bytes=size, rounds=arguments.rounds),
         "results": results,
     }
-    rows = [
-        (
-            name,
-            f"{found['ratio']:.2f}",
-            f"{min(found['ratios']):.2f}",
-            f"{max(found['ratios']):.2f}",
-        )
-        for name, found in results.items()
-    ]
-    report(body, ("webdataset's time / ours", "median", "least", "most"), rows, arguments.output)
+    report(body, ("webdataset's time / ours", *FIGURES), figures(results), arguments.output)
 
 
 if __name__ == "__main__":

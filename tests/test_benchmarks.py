@@ -27,6 +27,7 @@ def check_contests(results: dict[str, Any], rounds: int) -> None:
     for found in results.values():
         assert len(found["ratios"]) == rounds
         assert min(found["ratios"]) <= found["ratio"] <= max(found["ratios"])
+        assert found["cpu_ratio"] > 0
         assert set(found["seconds"]) == {"ours", "theirs"}
 
 
