@@ -36,10 +36,10 @@ def safe_relative_path(value: str) -> str:
     """Return ``value`` if it names a file below the set's folder.
 
     Raises:
-        ValueError: it is absolute, hidden, climbs with ``..``, is not normalised, holds another
-            character than letters, digits, ``.``, ``_`` and ``-``, or is the manifest itself.
+        ValueError: it is absolute, hidden, climbs with ``..``, is not normalised, or holds
+            another character than letters, digits, ``.``, ``_`` and ``-``.
     """
-    if not re.fullmatch(_SAFE_PATH, value) or value.lower() == MANIFEST_NAME:
+    if not re.fullmatch(_SAFE_PATH, value):
         raise ValueError(f"{value!r} is not a plain path below the set's folder")
     return value
 
@@ -154,6 +154,8 @@ class Manifest(_Part):
         paths = [entry.path.lower() for entry in self.entries()]
         if len(set(paths)) < len(paths):
             raise ValueError("two of its files have the same path")
+        if MANIFEST_NAME in paths:
+            raise ValueError("it lists its own path among its files")
         if self.samples != sum(shard.samples for shard in self.shards):
             raise ValueError("samples is not the sum of the shards' samples")
         if not {shard.kind for shard in self.shards} <= set(self.kinds):
