@@ -137,7 +137,8 @@ def read_image(reader: RangeReader, place: str, row: dict[str, Any]) -> bytes | 
     offset, size = row["image_offset"], row["image_size"]
     if offset is None:
         return None
-    if offset < 0 or size is None or not 0 <= size <= MAX_MEMBER_BYTES:
+    # Below 2^62, so that offset and size together are still an offset to the system.
+    if not 0 <= offset < 1 << 62 or size is None or not 0 <= size <= MAX_MEMBER_BYTES:
         raise BadSample("bad_range", f"{row['key']} in {place}: {size} bytes from {offset}")
     data = reader.read(place, offset, size)
     if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
