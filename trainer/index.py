@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from shards.decoding import Tally
 from shards.reader import AnchorSet, RangeReader
 from shards.sources import Source, Unit
 from shards.sources.tar_sets import read_unit_tar
+from shards.tars import MAX_MEMBER_BYTES
 
 _Reference = tuple[int, int, int, int, str]  # file, offset, size, class, key
 
@@ -197,11 +199,15 @@ class Anchors:
         """The bytes of anchor i's image, checked.
 
         Raises:
-            BadSample: ``hash_mismatch``: the tar was changed or cut after it was written.
+            BadSample: ``hash_mismatch``: the tar was changed or cut after it was written;
+                ``bad_range``: no tar of ours holds such an image.
             UserError: the tar is gone.
         """
         place = self.places[int(self.file[i])]
-        data = reader.read(place, int(self.offset[i]), int(self.size[i]))
+        offset, size = int(self.offset[i]), int(self.size[i])
+        if not (0 <= offset < 1 << 62 and 0 <= size <= MAX_MEMBER_BYTES):
+            raise BadSample("bad_range", f"{self.keys[i].as_py()}: {size} bytes from {offset}")
+        data = reader.read(place, offset, size)
         if hashlib.sha256(data).digest() != self.sha256[i].tobytes():
             raise BadSample("hash_mismatch", f"{self.keys[i].as_py()} in {place}")
         return data
@@ -224,6 +230,8 @@ def index_anchors(anchors: AnchorSet, kind: Kind) -> Anchors:
             f"fetch a set that includes them."
         )
     digests = "".join(table["image_sha256"].to_pylist())
+    if not pc.all(pc.match_substring_regex(table["image_sha256"], "^[0-9a-f]{64}$")).as_py():
+        raise UserError(f"{anchors.root!r} has an image_sha256 that is none; fetch the set again.")
     return Anchors(
         places=[anchors.place(shard) for shard in shards],
         keys=_strings(table["key"]),
