@@ -23,6 +23,10 @@ MAX_ASPECT = 100
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
+# Here, and not in whichever thread meets the first image: a thread that waits for an import while
+# Ctrl-C is handled can keep the process from ending.
+Image.init()
+
 # What PIL may look at; the last are only there to be named as what they are. Others of its parsers
 # are old, seldom used, and nothing that a stranger's bytes should reach.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
