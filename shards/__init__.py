@@ -1,5 +1,8 @@
-"""Anchor sets on disk: reading, writing, checking and showing them. The only room that knows tars.
+"""Anchor sets on disk: the only room that knows tars. No models, no Beam.
 
-Read ``writer`` and ``reader`` first; ``sources`` reads everybody else's images; ``places`` is
-where local paths and remote stores become the same thing. No models, no Beam.
+Here are reading (``reader`` by offset, ``stream`` in order), writing (``writer``, ``completion``),
+what every part shares (``places`` makes local paths and remote stores the same thing), and the
+guards against what strangers send (``guards``, ``tars``, ``images``, ``parquet``). The folders are
+what is done with sets: ``sources`` (everybody else's images), ``checking``, ``deriving``,
+``sharing``, ``showing``; ``commands`` is their side towards a terminal.
 """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from schemas.manifest import Manifest
-from shards.card import data_card
-from shards.croissant import CROISSANT_NAME, croissant
-from shards.gallery import gallery_of_set
+from shards.showing.card import data_card
+from shards.showing.croissant import CROISSANT_NAME, croissant
+from shards.showing.gallery import gallery_of_set
 from shards.writer import write_file, write_manifest
 
 GALLERY_ANCHORS = 600

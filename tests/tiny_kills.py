@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["shards.__main__", "shards.diff", "shards.join"])
+_CONTEXT.set_forkserver_preload(["shards.__main__", "shards.deriving.diff", "shards.deriving.join"])
 # What Python tells its audit hooks of: every file opened, made, renamed, listed or removed.
 _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir"}
 

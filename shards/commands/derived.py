@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from shards.derive import MAX_BAD_FRACTION, Derived
+from shards.deriving.derive import MAX_BAD_FRACTION, Derived
 
 
 def add_output(parser: argparse.ArgumentParser, *, shard_size: bool = True) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shards.diff import Changed, Difference, diff
+from shards.deriving.diff import Changed, Difference, diff
 
 _WIDTH = 60
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the differences; 1 if there are any.
 
     Raises:
-        UserError: see shards.diff.diff.
+        UserError: see shards.deriving.diff.diff.
     """
     found = diff(arguments.a, arguments.b)
     same = found.same_records and (arguments.records_only or not found.manifest)

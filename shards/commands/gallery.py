@@ -8,8 +8,8 @@ from typing import Any
 
 from schemas.errors import UserError
 from shards import places
-from shards.gallery import gallery_of_set
 from shards.reader import AnchorSet
+from shards.showing.gallery import gallery_of_set
 
 
 def add_parser(commands: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from schemas.errors import UserError
 from shards import places
-from shards.lookup import Found, find
 from shards.reader import AnchorSet
-from shards.summary import Spread, Summary, summarise
+from shards.showing.lookup import Found, find
+from shards.showing.summary import Spread, Summary, summarise
 
 _SHOWN = 5
 

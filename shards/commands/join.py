@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shards.commands.derived import add_output, report, share
-from shards.join import MAX_UNMATCHED, Matching, join
+from shards.deriving.join import MAX_UNMATCHED, Matching, join
 from shards.sources import open_labelled
 
 _SHOWN = 5
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the set.
 
     Raises:
-        UserError: see shards.join.join.
+        UserError: see shards.deriving.join.join.
     """
     source = open_labelled(arguments.finetune, arguments.classnames, arguments.split)
     made, matching = join(

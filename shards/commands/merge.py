@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from shards.commands.derived import add_output, report
-from shards.merge import ON_CONFLICT, merge
+from shards.deriving.merge import ON_CONFLICT, merge
 
 
 def add_parser(commands: Any) -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the set.
 
     Raises:
-        UserError: see shards.merge.merge.
+        UserError: see shards.deriving.merge.merge.
     """
     made = merge(
         arguments.sets,

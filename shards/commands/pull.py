@@ -7,8 +7,8 @@ from typing import Any
 
 from schemas.record import KINDS
 from shards.commands.push import add_common, report, report_damage
-from shards.stores import DamagedFile
-from shards.transfer import pull
+from shards.sharing.stores import DamagedFile
+from shards.sharing.transfer import pull
 
 
 def add_parser(commands: Any) -> None:

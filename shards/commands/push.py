@@ -8,9 +8,9 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from shards.stores import DamagedFile
+from shards.sharing.stores import DamagedFile
+from shards.sharing.transfer import THREADS, Moved, push
 from shards.terminal import plain
-from shards.transfer import THREADS, Moved, push
 
 
 def add_parser(commands: Any) -> None:

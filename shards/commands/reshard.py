@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from shards.commands.derived import add_output, positive, report
-from shards.reshard import reshard
+from shards.deriving.reshard import reshard
 
 
 def add_parser(commands: Any) -> None:
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the set.
 
     Raises:
-        UserError: see shards.derive.derive.
+        UserError: see shards.deriving.derive.derive.
     """
     made = reshard(
         arguments.set,

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from shards.commands.derived import add_output, report
-from shards.strip import PAIRS, strip
+from shards.deriving.strip import PAIRS, strip
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the set.
 
     Raises:
-        UserError: see shards.strip.strip.
+        UserError: see shards.deriving.strip.strip.
     """
     made = strip(
         arguments.set,

@@ -10,8 +10,8 @@ from typing import Any
 from schemas.errors import UserError
 from schemas.record import KINDS
 from shards.commands.derived import add_output, positive, report, share
+from shards.deriving.subset import MISSING, UNKNOWN, Selection, subset
 from shards.sources.tar_sets import class_lines
-from shards.subset import MISSING, UNKNOWN, Selection, subset
 
 
 def add_parser(commands: Any) -> None:
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the set.
 
     Raises:
-        UserError: nothing is selected by; or see shards.subset.subset.
+        UserError: nothing is selected by; or see shards.deriving.subset.subset.
     """
     a = arguments
     classes = [*(a.classes or []), *(class_lines(a.class_file) if a.class_file else [])]

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from schemas.manifest import FORMAT_VERSION
-from shards.upgrade import upgrade
+from shards.deriving.upgrade import upgrade
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Upgrade and print.
 
     Raises:
-        UserError: see shards.upgrade.upgrade.
+        UserError: see shards.deriving.upgrade.upgrade.
     """
     # disable=None: only on a terminal
     with tqdm(unit="anchor", disable=None, leave=False) as bar:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from shards.verify import Report, verify
+from shards.checking.verify import Report, verify
 
 
 def add_parser(commands: Any) -> None:

@@ -14,7 +14,7 @@ from tiny_sets import small_set
 
 from schemas.manifest import Manifest
 from shards.completion import complete_set
-from shards.croissant import croissant
+from shards.showing.croissant import croissant
 
 
 @pytest.fixture

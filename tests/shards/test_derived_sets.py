@@ -14,10 +14,10 @@ from schemas.manifest import MANIFEST_NAME
 from schemas.record import TEXT_COMPENSATED
 from shards import places
 from shards.__main__ import main
-from shards.merge import merge
+from shards.deriving.merge import merge
+from shards.deriving.reshard import reshard
+from shards.deriving.subset import Selection, subset
 from shards.reader import AnchorSet
-from shards.reshard import reshard
-from shards.subset import Selection, subset
 
 
 def damage(root: str, row: int, shard: int = 0) -> str:

@@ -10,10 +10,10 @@ from tiny_sets import pair_record, small_set, text_record
 
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
 from shards.__main__ import main
-from shards.diff import IMAGE, Changed, diff
-from shards.merge import merge
-from shards.reshard import reshard
-from shards.strip import strip
+from shards.deriving.diff import IMAGE, Changed, diff
+from shards.deriving.merge import merge
+from shards.deriving.reshard import reshard
+from shards.deriving.strip import strip
 
 
 def test_every_kind_of_difference_is_found(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from tiny_sets import pair_record, small_set, text_record
 
 from schemas.manifest import Manifest
 from shards.__main__ import main
-from shards.card import data_card
-from shards.gallery import gallery_of_set, spread_evenly
 from shards.reader import AnchorSet
-from shards.summary import spread, summarise
+from shards.showing.card import data_card
+from shards.showing.gallery import gallery_of_set, spread_evenly
+from shards.showing.summary import spread, summarise
 
 NASTY = '</script><script>alert(1)</script> "quoted" & <img src=x onerror=alert(2)> \u2028😀'
 

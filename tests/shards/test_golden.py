@@ -13,9 +13,9 @@ from golden_sets import CAPTIONS, GOLDEN, PAIRS, write_golden
 from schemas.json_schema import json_schema
 from schemas.manifest import Manifest
 from schemas.record import AnchorRecord
+from shards.checking.verify import verify
 from shards.reader import AnchorSet
 from shards.tars import read_tar
-from shards.verify import verify
 
 NAMES = ("tiny", "captions-only")
 

@@ -13,10 +13,10 @@ from tiny_sets import pair_record, small_set, text_record
 
 from schemas.record import TEXT_COMPENSATED
 from shards.__main__ import main
-from shards.lookup import find, nearest
 from shards.reader import AnchorSet
-from shards.summary import summarise
-from shards.thumbnails import MANY, thumbnail
+from shards.showing.lookup import find, nearest
+from shards.showing.summary import summarise
+from shards.showing.thumbnails import MANY, thumbnail
 from shards.writer import write_shard
 
 

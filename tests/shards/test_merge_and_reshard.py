@@ -13,10 +13,10 @@ from tiny_sets import pair_record, small_set, text_record
 
 from schemas.errors import UserError
 from schemas.record import AnchorRecord
-from shards.merge import OnConflict, merge, unite_classes
+from shards.deriving.merge import OnConflict, merge, unite_classes
+from shards.deriving.reshard import reshard
+from shards.deriving.strip import strip
 from shards.reader import AnchorSet
-from shards.reshard import reshard
-from shards.strip import strip
 
 _fresh = itertools.count()
 LAW = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))

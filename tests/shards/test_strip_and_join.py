@@ -15,11 +15,11 @@ from schemas.errors import UserError
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
 from shards.__main__ import main
 from shards.decoding import Tally
-from shards.join import join
+from shards.deriving.join import join
+from shards.deriving.reshard import reshard
+from shards.deriving.strip import strip
 from shards.reader import AnchorSet
-from shards.reshard import reshard
 from shards.sources import open_labelled
-from shards.strip import strip
 from trainer.captions import join_captions
 from trainer.index import index_anchors, index_images
 

@@ -16,9 +16,9 @@ from tiny_sets import pair_record, small_set, text_record
 from schemas.errors import UserError
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
 from shards.__main__ import main
+from shards.deriving.reshard import reshard
+from shards.deriving.subset import Selection, key_hashes, lowest_per_group, subset
 from shards.reader import AnchorSet
-from shards.reshard import reshard
-from shards.subset import Selection, key_hashes, lowest_per_group, subset
 
 PAIRS = [
     pair_record(0, license="CC-BY", punsafe=0.1, pwatermark=0.9, nsfw="UNLIKELY"),

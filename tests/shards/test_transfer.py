@@ -18,8 +18,8 @@ from shards import places
 from shards.__main__ import main
 from shards.completion import complete_set
 from shards.reader import AnchorSet
-from shards.stores import DamagedFile, Sums
-from shards.transfer import pull, push
+from shards.sharing.stores import DamagedFile, Sums
+from shards.sharing.transfer import pull, push
 
 SHARDS = ("text-compensated/00000", "text-compensated/00001", "image-text-pair/00000")
 

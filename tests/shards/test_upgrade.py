@@ -15,11 +15,11 @@ from tiny_sets import pair_record, small_set, text_record
 from schemas.errors import UserError
 from schemas.record import AnchorRecord
 from shards.__main__ import main
+from shards.checking.verify import verify
+from shards.deriving.upgrade import upgrade
+from shards.deriving.upgrade_steps import STEPS, Step
 from shards.reader import AnchorSet
 from shards.tars import TarSample
-from shards.upgrade import upgrade
-from shards.upgrade_steps import STEPS, Step
-from shards.verify import verify
 
 CAPTIONS = [
     [text_record(0), text_record(1, "a circle", class_name="circle")],

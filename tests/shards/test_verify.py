@@ -22,10 +22,10 @@ from schemas.errors import UserError
 from schemas.manifest import FileEntry, Manifest, ShardEntry, seal, set_digest
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, AnchorRecord, anchor_key
 from shards.__main__ import main
+from shards.checking.strict_tar import header
+from shards.checking.verify import Report, verify
+from shards.checking.verify_manifest import read_manifest
 from shards.completion import complete_set
-from shards.strict_tar import header
-from shards.verify import Report, verify
-from shards.verify_manifest import read_manifest
 from shards.writer import write_manifest, write_shard
 
 FILES = (

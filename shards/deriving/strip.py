@@ -10,10 +10,18 @@ from typing import Literal
 
 from schemas.errors import UserError
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
-from shards.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, Row, derive, fullest_shard
-from shards.picks import Picks
+from shards.deriving.derive import (
+    MAX_BAD_FRACTION,
+    Derived,
+    Plan,
+    Recipe,
+    Row,
+    derive,
+    fullest_shard,
+)
+from shards.deriving.picks import Picks
+from shards.deriving.reshard import everything
 from shards.reader import AnchorSet, RangeReader, read_image
-from shards.reshard import everything
 
 Pairs = Literal["keep", "drop"]
 PAIRS: tuple[Pairs, ...] = ("keep", "drop")

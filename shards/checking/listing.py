@@ -12,7 +12,7 @@ from schemas.errors import UserError
 from shards import places
 from shards.guards import check_inside
 
-# What a write that was cut off leaves (see places.atomic_write, shards.stores, shards.unfinished).
+# What a write that was cut off leaves: see shards.places, sharing.stores, deriving.unfinished.
 _LEFT_BY_A_WRITE = re.compile(
     r"(?:.*/)?\.[^/]+\.(?:[0-9a-f]{32}\.tmp|[0-9a-f]{16}\.part)|\.unfinished/.*"
 )

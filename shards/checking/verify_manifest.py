@@ -18,7 +18,7 @@ from schemas.manifest import (
     seal,
     set_digest,
 )
-from shards.findings import Tell
+from shards.checking.findings import Tell
 
 _SHARD = re.compile(r"(?P<kind>[a-z-]+)/\d{5,}\.tar")
 

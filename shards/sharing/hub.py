@@ -20,7 +20,7 @@ from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
 from schemas.record import KINDS
 from shards import places
 from shards.guards import MAX_MANIFEST_BYTES
-from shards.stores import DamagedFile, OnBytes, damaged
+from shards.sharing.stores import DamagedFile, OnBytes, damaged
 
 _URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@\s]+))?/?", re.ASCII)
 _BATCH = 50  # files uploaded between two looks at the progress

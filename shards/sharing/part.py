@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from schemas.errors import UserError
 from schemas.manifest import Counts, Manifest, ShardEntry, set_digest
 from schemas.record import KINDS, Kind
-from shards.derive import Recipe, fullest_shard
+from shards.deriving.derive import Recipe, fullest_shard
 from shards.reader import AnchorSet
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from shards.summary import Spread
+from shards.showing.summary import Spread
 
 _WIDTH, _HEIGHT = 460, 180
 _LEFT, _BOTTOM, _TOP = 8, 26, 18

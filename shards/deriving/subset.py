@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from schemas.errors import UserError
 from schemas.record import IMAGE_TEXT_PAIR, KINDS, Kind
-from shards.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, derive, fullest_shard
-from shards.picks import Picks
+from shards.deriving.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, derive, fullest_shard
+from shards.deriving.picks import Picks
 from shards.reader import AnchorSet
 
 Missing = Literal["keep", "drop", "drop-pairs"]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from schemas.errors import BadSample
 from schemas.tables import MEMBERS
-from shards.picks import Picks
+from shards.deriving.picks import Picks
 from shards.reader import AnchorSet
 
 Row = dict[str, Any]

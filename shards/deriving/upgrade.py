@@ -1,8 +1,7 @@
 """``upgrade``: a set of an older format version, written anew in the current one.
 
-Each older version has one step (shards.upgrade_steps), which takes its manifest and its records
-to the next; a set goes through all that lie between. The old set is only read, and named as the
-parent.
+Each older version has one step (see upgrade_steps), which takes its manifest and its records to the
+next; a set goes through all that lie between. The old set is only read, and named as the parent.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from schemas.manifest import (
 from schemas.record import KINDS, TEXT_COMPENSATED, AnchorRecord, Kind, first_error
 from shards import places
 from shards.completion import complete_set
+from shards.deriving.unfinished import Note, Unfinished, identity
+from shards.deriving.upgrade_steps import STEPS, Body, Step
 from shards.guards import MAX_MANIFEST_BYTES, check_inside
 from shards.tars import TarSample, read_tar
-from shards.unfinished import Note, Unfinished, identity
-from shards.upgrade_steps import STEPS, Body, Step
 from shards.writer import write_shard
 
 PACKAGES = ("anchorft", "pyarrow")

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from schemas.errors import BadSample, UserError
 from schemas.record import KINDS
-from shards.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, derive, fullest_shard
-from shards.identities import Identities, Row, identify, record_fields
-from shards.picks import Rows
+from shards.deriving.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, derive, fullest_shard
+from shards.deriving.identities import Identities, Row, identify, record_fields
+from shards.deriving.picks import Rows
 from shards.reader import AnchorSet
 
 OnConflict = Literal["error", "first", "last"]

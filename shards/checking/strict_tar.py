@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from shards.findings import Tell
+from shards.checking.findings import Tell
 from shards.places import printable
 from shards.tars import MAX_MEMBER_BYTES
 

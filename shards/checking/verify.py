@@ -21,12 +21,11 @@ import pyarrow.compute as pc
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest, ShardEntry
 from shards import places
-from shards.findings import FETCH, REWRITE, Finding, Tell
-from shards.guards import MAX_MANIFEST_BYTES
-from shards.listing import Found, list_files, status
-from shards.strict_tar import HashedReader
-from shards.verify_manifest import newer_minor, read_manifest
-from shards.verify_shard import (
+from shards.checking.findings import FETCH, REWRITE, Finding, Tell
+from shards.checking.listing import Found, list_files, status
+from shards.checking.strict_tar import HashedReader
+from shards.checking.verify_manifest import newer_minor, read_manifest
+from shards.checking.verify_shard import (
     Images,
     TarContents,
     compare,
@@ -35,6 +34,7 @@ from shards.verify_shard import (
     read_shard_tar,
     sampled,
 )
+from shards.guards import MAX_MANIFEST_BYTES
 
 OnBytes = Callable[[int, int], None]
 """Called with the bytes that were read since the last call, and the bytes of the whole set."""

@@ -19,12 +19,13 @@ from tqdm import tqdm
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest
 from schemas.record import Kind
-from shards import hub, places
+from shards import places
 from shards.completion import complete_set
 from shards.guards import MAX_MANIFEST_BYTES, check_inside
-from shards.part import choose, subset_manifest
 from shards.reader import AnchorSet
-from shards.stores import Folder, OnBytes, Store
+from shards.sharing import hub
+from shards.sharing.part import choose, subset_manifest
+from shards.sharing.stores import Folder, OnBytes, Store
 
 THREADS = 4
 """Files under way at once: a store answers one request slower than it answers four."""
@@ -36,7 +37,7 @@ _NAMES = ("LICENSE", "NOTICE")
 
 
 class Target(Protocol):
-    """Where a set is sent, file by file; see shards.stores."""
+    """Where a set is sent, file by file; see shards.sharing.stores."""
 
     place: str
 

@@ -23,8 +23,16 @@ from schemas.manifest import InputInfo
 from schemas.record import KINDS, Kind
 from shards import places
 from shards.decoding import Tally
-from shards.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, Row, derive, fullest_shard
-from shards.picks import Picks
+from shards.deriving.derive import (
+    MAX_BAD_FRACTION,
+    Derived,
+    Plan,
+    Recipe,
+    Row,
+    derive,
+    fullest_shard,
+)
+from shards.deriving.picks import Picks
 from shards.reader import AnchorSet, RangeReader, read_image
 from shards.sources import Source
 

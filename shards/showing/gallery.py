@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from schemas.errors import BadSample
 from schemas.manifest import Manifest
 from schemas.record import TEXT_COMPENSATED, Kind
-from shards import charts
 from shards.reader import AnchorSet
-from shards.summary import Summary, summarise
-from shards.thumbnails import size_for, thumbnails
+from shards.showing import charts
+from shards.showing.summary import Summary, summarise
+from shards.showing.thumbnails import size_for, thumbnails
 
 _TEMPLATE = Path(__file__).with_name("gallery.html")
 _THUMBNAIL = 176

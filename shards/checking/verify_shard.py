@@ -24,10 +24,10 @@ from schemas.record import (
     canonical_json,
 )
 from schemas.tables import MEMBERS, RECORDS
-from shards.findings import Tell
+from shards.checking.findings import Tell
+from shards.checking.strict_tar import HashedReader, Member, members
 from shards.images import decode_image
 from shards.parquet import BadParquet, read_records
-from shards.strict_tar import HashedReader, Member, members
 from shards.writer import as_row, rows_to_table
 
 Images = Literal["all", "sampled", "none"]
@@ -83,7 +83,7 @@ def read_shard_tar(
         tell: told of every fault.
         look: whether to hash the image of a sample, by the sample's number.
         decode: whether to decode those images too.
-        guide: see shards.strict_tar.members.
+        guide: see shards.checking.strict_tar.members.
     """
     found = TarContents()
     sample: dict[str, Member] = {}

@@ -11,8 +11,8 @@ import numpy as np
 
 from schemas.manifest import Manifest
 from schemas.record import KINDS, Kind
-from shards.identities import Row, identify, record_fields
-from shards.picks import Picks, Rows
+from shards.deriving.identities import Row, identify, record_fields
+from shards.deriving.picks import Picks, Rows
 from shards.reader import AnchorSet
 
 IMAGE = "image bytes"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from schemas.record import KINDS
-from shards.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, derive
-from shards.picks import Picks
+from shards.deriving.derive import MAX_BAD_FRACTION, Derived, Plan, Recipe, derive
+from shards.deriving.picks import Picks
 from shards.reader import AnchorSet
 
 

@@ -24,9 +24,9 @@ from schemas.record import KINDS, AnchorRecord, Kind, first_error
 from shards import places
 from shards.completion import complete_set
 from shards.decoding import Tally
-from shards.picks import Picks, Rows
+from shards.deriving.picks import Picks, Rows
+from shards.deriving.unfinished import Note, Unfinished, identity
 from shards.reader import AnchorSet, RangeReader, read_image
-from shards.unfinished import Note, Unfinished, identity
 from shards.writer import row_record, write_shard
 
 PACKAGES = ("anchorft", "numpy", "pyarrow")

@@ -1,0 +1,1 @@
+"""Whether a set is whole and follows the format. Read ``verify`` first."""

@@ -1,0 +1,1 @@
+"""Sets between places: pushed and pulled, checked at both ends. Read ``transfer`` first."""
