@@ -7,7 +7,6 @@ hundredths of a second.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["shards.__main__", "shards.deriving.diff", "shards.deriving.join"])
+from forks import FORKS
+
 # What Python tells its audit hooks of: every file opened, made, renamed, listed or removed.
 _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir"}
 
@@ -50,8 +49,8 @@ def run(job: Job, *, die_at: int | None = None, die_after: float | None = None) 
         die_at: it kills itself at this file operation, counted from 1.
         die_after: it is killed after so many seconds, if it still runs.
     """
-    receiver, sender = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_child, args=(job, die_at, sender))
+    receiver, sender = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_child, args=(job, die_at, sender))
     process.start()
     sender.close()
     began = receiver.recv()  # when it has imported everything, and works

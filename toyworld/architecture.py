@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import string
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ PAD, _, CLS, SEP, _, DEC = range(len(_SPECIAL))
 
 def new_tokenizer() -> BertTokenizer:
     """A WordPiece tokenizer of the world's words; others fall apart into letters and digits."""
+    return BertTokenizer(
+        vocab={word: number for number, word in enumerate(_vocabulary())},
+        model_max_length=CONTEXT,
+        additional_special_tokens=["[DEC]"],
+    )
+
+
+@cache
+def _vocabulary() -> tuple[str, ...]:
     rng = np.random.default_rng(0)
     words = set(re.findall(r"[a-z]+", " ".join(TEMPLATES).lower()))
     for _ in range(4000):
@@ -45,12 +55,7 @@ def new_tokenizer() -> BertTokenizer:
         words |= set(re.findall(r"[a-z]+", texts.lower()))
     characters = string.ascii_lowercase + string.digits
     pieces = [*characters, *(f"##{c}" for c in characters), *".,-|_"]
-    vocabulary = [*_SPECIAL, *pieces, *sorted(words - set(characters))]
-    return BertTokenizer(
-        vocab={word: number for number, word in enumerate(vocabulary)},
-        model_max_length=CONTEXT,
-        additional_special_tokens=["[DEC]"],
-    )
+    return (*_SPECIAL, *pieces, *sorted(words - set(characters)))
 
 
 def clip_config(words: int) -> dict[str, Any]:

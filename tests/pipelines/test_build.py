@@ -30,7 +30,8 @@ Reference = tuple[Path, Built]
 def test_a_build_is_a_set(reference: Reference, finetune: Path, pairs: Path) -> None:
     output, built = reference
     assert sorted(p.name for p in output.iterdir()) == [
-        *["README.md", "anchor_set.json", "gallery.html", "image-text-pair", "text-compensated"]
+        *["README.md", "anchor_set.json", "croissant.json", "gallery.html"],
+        *["image-text-pair", "text-compensated"],
     ]
     anchors = AnchorSet.open(str(output))
     manifest = anchors.manifest

@@ -172,7 +172,7 @@ def test_force_leaves_no_shard_of_the_old_set(tmp_path: Path, finetune: Path, pa
     manifest = json.loads((tmp_path / "set" / "anchor_set.json").read_text())
     named = {f["path"] for s in manifest["shards"] for f in (s, s["index"])}
     assert contents(tmp_path / "set").keys() == named | {
-        *["README.md", "anchor_set.json", "gallery.html"]
+        *["README.md", "anchor_set.json", "croissant.json", "gallery.html"]
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import multiprocessing
 import re
 import resource
 import traceback
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forks import FORKS
 from malicious import ATTACKS, BIDI, ESCAPE, EVIL
 
 from schemas.errors import BadSample, UserError
@@ -27,8 +27,6 @@ from shards.images import decode_image
 from shards.reader import AnchorSet
 from shards.sources import open_image_folder, open_pool, open_table
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["shards.__main__", "shards.sources", "s3fs", "malicious"])
 GIB = 1 << 30
 ADDRESS_SPACE = 6 * GIB  # the machine's guard, should an attack succeed
 

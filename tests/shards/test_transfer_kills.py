@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forks import FORKS, command
 from s3_server import s3_server
 from tiny_builds import contents
 from tiny_sets import pair_record, small_set, text_record
@@ -19,10 +20,6 @@ from shards import places
 from shards.__main__ import main
 from shards.completion import complete_set
 
-# Processes are forked from a server that has everything imported, so that a kill falls into the
-# work and not into the imports.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["shards.__main__", "s3fs"])
 KILLS = 8
 """Of each of the four commands below."""
 
@@ -61,7 +58,7 @@ def assert_whole_or_none(place: str) -> bool:
 
 def killed(arguments: tuple[str, ...], seconds: float) -> bool:
     """Run the command in a process and kill it; False if it was done before."""
-    process = FORKS.Process(target=run, args=arguments)
+    process = FORKS.Process(target=command, args=(dict(os.environ), arguments))
     process.start()
     process.join(seconds)
     process.kill()
@@ -75,7 +72,7 @@ def kill_at_random(
 ) -> None:
     """Kill KILLS runs, some of which go on from where the one before was killed."""
     started = time.monotonic()
-    process = FORKS.Process(target=run, args=arguments)
+    process = FORKS.Process(target=command, args=(dict(os.environ), arguments))
     process.start()
     process.join()
     assert process.exitcode == 0
