@@ -45,8 +45,8 @@ def claim(config: TrainConfig) -> bool:
     for name, value in config.binding().items():
         if before.get(name) != value:
             raise UserError(
-                f"{str(folder)!r} holds a run with {name} {_say(before.get(name))}, not "
-                f"{_say(value)}; give another --output, or --force to replace it."
+                f"{str(folder)!r} holds a run where {name} is {_say(before.get(name))}, and here "
+                f"it is {_say(value)}; give another --output, or --force to replace it."
             )
     return (folder / CONFIG_NAME).exists() and not has_state(folder)
 

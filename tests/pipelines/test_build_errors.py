@@ -96,6 +96,18 @@ def test_beam_options_pass_through() -> None:
     assert options.view_as(WorkerOptions).default_sdk_harness_log_level == "DEBUG"
 
 
+def test_worker_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    base = ["--finetune", "in", "--pool", "pool", "--output", "out"]
+    assert parse(base)[0].model_threads == 0
+    processes = [*base, "--direct_running_mode=multi_processing"]
+    assert parse([*processes, "--direct_num_workers=3"])[0].model_threads == 2
+    assert parse([*processes, "--direct_num_workers=0"])[0].model_threads == 1
+    assert parse([*processes, "--direct_num_workers=99"])[0].model_threads == 1
+    told = parse([*processes, "--direct_num_workers=2", "--model_threads=5"])[0]
+    assert told.model_threads == 5
+
+
 def test_workers_fail_in_the_same_sentence(tmp_path: Path, finetune: Path, pairs: Path) -> None:
     options = ("--direct_running_mode=multi_processing", "--direct_num_workers=2", "--k", "25")
     only = ("--kinds", "image-text-pair")

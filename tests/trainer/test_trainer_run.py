@@ -159,7 +159,7 @@ def test_a_finished_run_can_still_be_measured(run: Run, images: Path) -> None:
 def test_an_output_that_holds_another_run_is_refused(run: Run) -> None:
     folder = run().output
     held = weights(folder)
-    with pytest.raises(UserError, match=r"holds a run with --lr 0\.001, not 0\.002"):
+    with pytest.raises(UserError, match=r"where --lr is 0\.001, and here it is 0\.002"):
         run("--lr", "2e-3")
     assert same(held, weights(folder))
     with pytest.raises(UserError, match="is not there"):  # nothing is cleared for a typo
