@@ -45,22 +45,22 @@ def histogram(spread: Spread, unit: str) -> Markup:
     return _svg(_HEIGHT, label, shapes)
 
 
-def bars(rows: Sequence[tuple[str, int]], what: str) -> Markup:
-    """Lying bars, one per name, longest scale first."""
+def bars(rows: Sequence[tuple[str, int]], what: str, label: int = _LABEL) -> Markup:
+    """Lying bars, one per name, with room for names of ``label`` units."""
     highest = max((number for _, number in rows), default=0) or 1
-    room = _WIDTH - _LABEL - 70
+    room, longest = _WIDTH - label - 70, label // 7 + 1
     shapes = []
     for i, (name, number) in enumerate(rows):
         y = i * _ROW
-        label = name if len(name) <= 22 else name[:21] + "…"
-        shapes.append(_text(_LABEL - 8, y + 15, label, "end"))
+        short = name if len(name) <= longest else name[: longest - 1] + "…"
+        shapes.append(_text(label - 8, y + 15, short, "end"))
         shapes.append(
             Markup(
                 '<rect class="bar" x="{}" y="{}" width="{:.1f}" height="14" rx="2">'
                 "<title>{}: {:,}</title></rect>"
-            ).format(_LABEL, y + 4, max(room * number / highest, 1), name, number)
+            ).format(label, y + 4, max(room * number / highest, 1), name, number)
         )
-        x = _LABEL + room * number / highest + 6
+        x = label + room * number / highest + 6
         shapes.append(_text(x, y + 15, f"{number:,}", "start"))
     return _svg(max(len(rows), 1) * _ROW + 2, what, shapes)
 

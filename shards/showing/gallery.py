@@ -209,7 +209,7 @@ def _charts(summary: Summary) -> list[dict[str, Any]]:
         title = "Class balance" if kind == TEXT_COMPENSATED else "Pairs by class"
         found.append({"title": title, "note": note, "svg": charts.bars(rows, note)})
     dropped = [
-        (f"{stage}: {reason.replace('_', ' ')}", number)
+        (f"{reason.replace('_', ' ')}, {stage.removeprefix('candidates-')}", number)
         for stage, counts in sorted(summary.counts.items())
         for reason, number in sorted(counts.dropped.items())
     ]
@@ -218,7 +218,7 @@ def _charts(summary: Summary) -> list[dict[str, Any]]:
         {
             "title": "Dropped, by reason",
             "note": note,
-            "svg": charts.bars(dropped, note) if dropped else "",
+            "svg": charts.bars(dropped, note, label=250) if dropped else "",
         }
     )
     return found

@@ -64,7 +64,7 @@ def test_the_page_shows_the_set_and_loads_nothing(tmp_path: Path) -> None:
         assert words in read.words
     for title in ("Retrieval scores", "Caption lengths", "Class balance", "Dropped, by reason"):
         assert title in read.words
-    assert "caption: truncated image" in read.words
+    assert "truncated image, caption" in read.words
     shown = json.loads(read.scripts[0])
     assert list(shown) == ["text-compensated", "image-text-pair"]
     first = shown["text-compensated"][0]
