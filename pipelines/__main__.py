@@ -17,9 +17,10 @@ from models.clip import resolve
 from pipelines import caption, embed, retrieve, worker_output
 from pipelines.build import run
 from pipelines.captioner import check_captioner
+from pipelines.config import BuildConfig
 from pipelines.encoder import choose_device
 from pipelines.interrupt import Interrupts
-from pipelines.options import BuildConfig, parse
+from pipelines.options import parse
 from pipelines.progress import Progress
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME

@@ -9,8 +9,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines import assemble, caption, embed, retrieve
+from pipelines.config import BuildConfig
 from pipelines.finish import finish
-from pipelines.options import BuildConfig
 from pipelines.parts import Part, left_parts
 from pipelines.reading import check_ceiling
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind

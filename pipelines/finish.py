@@ -6,7 +6,7 @@ import re
 from importlib.metadata import version
 from typing import Any
 
-from pipelines.options import BuildConfig
+from pipelines.config import BuildConfig
 from pipelines.parts import Part
 from pipelines.retrieve import INDEX
 from schemas.errors import UserError
