@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -62,8 +63,14 @@ def start(finetune: object, pool: object, output: object, *more: str) -> subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
         start_new_session=True,  # so that a test can interrupt it with its workers, as Ctrl-C does
     )
+
+
+def hear_ctrl_c() -> None:
+    """In a child: what a shell runs in the background ignores SIGINT, and so would we."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ended(process: subprocess.Popen[str]) -> Built:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tiny_builds import contents
+from tiny_builds import contents, hear_ctrl_c
 from tiny_sets import pair_record, small_set, text_record
 
 from schemas.manifest import MANIFEST_NAME
@@ -29,6 +29,7 @@ def test_ctrl_c_ends_a_command_in_one_line(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     while process.poll() is None and not any(output.glob("*/*.tar")):
         time.sleep(0.005)
