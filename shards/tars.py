@@ -144,7 +144,7 @@ class _Headers:
 
 def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
     """Headers in order; a tar that breaks off is reported once, and ends the walk."""
-    last = "the first sample"
+    latest: tarfile.TarInfo | None = None
     headers = _Headers(file)
     before, number = -1, 0
     try:
@@ -155,7 +155,7 @@ def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
                 headers.left, number = _MAX_HEADER_BYTES, number + 1
                 _check_progress(tar, before, number)
                 before = tar.offset
-                last = split_name(places.printable(member.name))[0]
+                latest = member
                 yield member
             # tarfile takes a broken header, or the lack of one, for the end of the archive.
             file.seek(tar.offset)
@@ -172,6 +172,7 @@ def _members(file: BinaryIO, on_bad: OnBad) -> Iterator[tarfile.TarInfo]:
         OverflowError,
         RecursionError,
     ) as error:
+        last = split_name(places.printable(latest.name))[0] if latest else "the first sample"
         on_bad(last, BadSample("truncated_tar", f"after {last}: {error}"))
 
 
