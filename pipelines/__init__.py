@@ -1,9 +1,10 @@
-"""Building anchor sets with Beam: caption, embed, retrieve, assemble.
+"""Building anchor sets with Beam: caption, embed, screen, retrieve, select, assemble.
 
-Read ``build`` first: the composition. Each stage is a file with one PTransform; it reads the files
-of the stage before and leaves one file per unit of its input, written whole, so that each stage
-runs, resumes and can be looked at on its own. ``options`` is the one options class. Elements are
-references; image bytes are read where they are used and never cross a shuffle.
+Read ``build`` first: the composition. The folders are the kinds of steps, each with its options.
+A stage is a file with one PTransform; it reads the files of the stage before and leaves one file
+(a part) per unit of its input, written whole, so that each stage runs, resumes and can be looked
+at on its own. Elements are references; image bytes are read where they are used and never cross a
+shuffle.
 """
 
 import logging

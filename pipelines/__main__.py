@@ -14,14 +14,18 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from models.clip import resolve
-from pipelines import caption, embed, retrieve, worker_output
 from pipelines.build import run
-from pipelines.captioner import check_captioner
+from pipelines.captioning import caption
+from pipelines.captioning.captioner import check_captioner
 from pipelines.config import BuildConfig
-from pipelines.encoder import choose_device
-from pipelines.interrupt import Interrupts
+from pipelines.embedding import embed
+from pipelines.embedding.encoder import choose_device
 from pipelines.options import parse
-from pipelines.progress import Progress
+from pipelines.retrieval import retrieve
+from pipelines.selection import screen, select
+from pipelines.watching import worker_output
+from pipelines.watching.interrupt import Interrupts
+from pipelines.watching.progress import Progress
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
@@ -88,10 +92,10 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
         assert config.pool is not None
         pool = open_pool(config.pool)
         if "embed" in config.stages:
-            resolve(config.encoder)
+            resolve(config.embedding.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
-        check_captioner(config.captioner, config.decoding)
-    choose_device(config.device)
+        check_captioner(config.captioning.captioner, config.captioning.decoding)
+    choose_device(config.machine.device)
     complete = claim_output(config, config.build_id(finetune, pool))
     with Progress(config.work, _units(config, finetune, pool)):
         return run(config, options, finetune, pool, complete=complete)
@@ -104,8 +108,12 @@ def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[s
     if pool is not None and "embed" in config.stages:
         units[embed.FINETUNE] = len(finetune.units)
         units[embed.POOL] = len(pool.units)
+    if pool is not None and "screen" in config.stages:
+        units[screen.STAGE] = len(pool.units)
     if pool is not None and "retrieve" in config.stages:
         units[retrieve.STAGE] = len(finetune.units)
+    if pool is not None and "select" in config.stages:
+        units[select.STAGE] = len(pool.units)
     return units
 
 

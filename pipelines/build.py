@@ -1,4 +1,4 @@
-"""The composition: which stage feeds which. One pipeline, four stages, any of them alone."""
+"""The composition: which stage feeds which. One pipeline, six stages, any of them alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import assemble, caption, embed, retrieve
+from pipelines.assembling import assemble
+from pipelines.assembling.finish import finish
+from pipelines.captioning import caption
 from pipelines.config import BuildConfig
-from pipelines.finish import finish
+from pipelines.embedding import embed
 from pipelines.parts import Part, left_parts
-from pipelines.reading import check_ceiling
+from pipelines.reading import check_ceiling, in_order
+from pipelines.retrieval import retrieve
+from pipelines.selection import screen, select
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
 from shards.sources import Source
 
@@ -49,25 +53,18 @@ class Composition:
 
     def expand(self) -> None:
         """Add the stages that were asked for."""
-        captions = neighbours = queries = pool = None
+        captions = pairs = queries = pool = screened = None
         if TEXT_COMPENSATED in self._config.kinds:
             captions = self._caption()
         if IMAGE_TEXT_PAIR in self._config.kinds:
             queries = self._embed(embed.FINETUNE, self._finetune)
             pool = self._embed(embed.POOL, self._pool)
-            if "retrieve" in self._config.stages:
-                assert queries is not None
-                assert pool is not None
-                step = retrieve.Retrieve(
-                    work=self._config.work, k=self._config.k, force=self._config.force
-                )
-                neighbours = self._listed("neighbours", (queries, pool) | "Retrieve" >> step)
-            elif "assemble" in self._config.stages:
-                options = {"k": self._config.k}
-                neighbours = self._left_by(retrieve.STAGE, self._finetune, options)
+            screened = self._screen(pool)
+            neighbours = self._retrieve(queries, pool, screened)
+            pairs = self._select(neighbours, pool)
         if "assemble" in self._config.stages:
-            stages = [parts for parts in (captions, queries, pool) if parts is not None]
-            self._assemble(captions, neighbours, stages)
+            stages = [parts for parts in (captions, queries, pool, screened) if parts is not None]
+            self._assemble(captions, pairs, stages)
 
     def _needed(self, *later: str) -> bool:
         return any(stage in self._config.stages for stage in later)
@@ -76,17 +73,14 @@ class Composition:
         if "caption" not in self._config.stages:
             if not self._needed("assemble"):
                 return None
-            options = caption.caption_options(
-                self._config.decoding, self._config.caption_batch, self._finetune.classes
-            )
+            options = caption.caption_options(self._config.captioning, self._finetune.classes)
             return self._left_by(caption.STAGE, self._finetune, options)
         step = caption.Caption(
             work=self._config.work,
             classes=self._finetune.classes,
-            captioner=self._config.captioner,
-            decoding=self._config.decoding,
-            batch=self._config.caption_batch,
-            **self._how(),
+            config=self._config.captioning,
+            machine=self._config.machine,
+            force=self._config.force,
         )
         units = self._root | "FinetuneToCaption" >> beam.Create(self._finetune.units)
         return self._listed("captions", units | "Caption" >> step)
@@ -94,76 +88,108 @@ class Composition:
     def _embed(self, stage: str, source: Source | None) -> Parts | None:
         assert source is not None
         if "embed" not in self._config.stages:
-            if not self._needed("retrieve", "assemble"):
+            if not self._needed("screen", "retrieve", "select", "assemble"):
                 return None
-            options = embed.embed_options(self._config.embed_batch, source.classes)
+            options = embed.embed_options(self._config.embedding, source.classes)
             return self._left_by(stage, source, options)
         step = embed.Embed(
             stage,
             work=self._config.work,
             classes=source.classes or None,
-            encoder=self._config.encoder,
-            batch=self._config.embed_batch,
-            **self._how(),
+            config=self._config.embedding,
+            machine=self._config.machine,
+            force=self._config.force,
         )
         units = self._root | f"{stage}-units" >> beam.Create(source.units)
         return self._listed(stage, units | stage >> step)
 
-    def _how(self) -> dict[str, Any]:
-        return {
-            "device": self._config.device,
-            "model_threads": self._config.model_threads,
-            "decode_threads": self._config.decode_threads,
-            "force": self._config.force,
-        }
+    def _screen(self, pool: Parts | None) -> Parts | None:
+        if "screen" not in self._config.stages:
+            if not self._needed("retrieve", "select", "assemble"):
+                return None
+            return self._left_by(
+                screen.STAGE, self._pool, screen.screen_options(self._config.screen)
+            )
+        step = screen.Screen(
+            work=self._config.work, config=self._config.screen, force=self._config.force
+        )
+        return self._listed(screen.STAGE, _each("screen", pool) | "Screen" >> step, ceiling=False)
 
-    def _left_by(self, stage: str, source: Source, options: dict[str, Any]) -> Parts:
+    def _retrieve(
+        self, queries: Parts | None, pool: Parts | None, screened: Parts | None
+    ) -> Parts | None:
+        if "retrieve" not in self._config.stages:
+            if not self._needed("select"):
+                return None
+            return self._left_by(
+                retrieve.STAGE,
+                self._finetune,
+                retrieve.retrieve_options(self._config.retrieval, self._config.screen),
+            )
+        step = retrieve.Retrieve(
+            work=self._config.work,
+            config=self._config.retrieval,
+            screen=self._config.screen,
+            force=self._config.force,
+        )
+        assert queries is not None
+        assert pool is not None
+        assert screened is not None
+        return self._listed(retrieve.STAGE, (queries, pool, screened) | "Retrieve" >> step)
+
+    def _select(self, neighbours: Parts | None, pool: Parts | None) -> Parts | None:
+        options = select.select_options(
+            self._config.retrieval, self._config.screen, self._config.select
+        )
+        if "select" not in self._config.stages:
+            if not self._needed("assemble"):
+                return None
+            return self._left_by(select.STAGE, self._pool, options, ceiling=False)
+        step = select.Select(work=self._config.work, config=self._config.select, options=options)
+        inputs = (_each("neighbours", neighbours), _each("select", pool))
+        return self._listed(select.STAGE, inputs | "Select" >> step, ceiling=False)
+
+    def _left_by(
+        self, stage: str, source: Source | None, options: dict[str, Any], *, ceiling: bool = True
+    ) -> Parts:
+        assert source is not None
         names = [unit.name for unit in source.units]
         parts = left_parts(self._config.work, stage, names, options)
-        check_ceiling(parts, self._config.max_bad_fraction)
+        if ceiling:
+            check_ceiling(parts, self._config.max_bad_fraction)
         return self._root | f"{stage}-left" >> beam.Create([parts])
 
-    def _listed(self, name: str, parts: Parts) -> Parts:
-        """All parts of a stage as one list: the barrier after which its ceiling is known."""
-        return (
-            parts
-            | f"{name}-list" >> beam.combiners.ToList()
-            | f"{name}-ceiling" >> beam.Map(check_ceiling, self._config.max_bad_fraction)
+    def _listed(self, name: str, parts: beam.PCollection[Part], *, ceiling: bool = True) -> Parts:
+        """All parts of a stage as one list, in order: the barrier after which its ceiling is known.
+
+        What screen and select drop, they drop because they were asked to; no ceiling holds there.
+        """
+        listed = parts | f"{name}-list" >> beam.combiners.ToList()
+        if not ceiling:
+            return listed | f"{name}-sort" >> beam.Map(in_order)
+        return listed | f"{name}-ceiling" >> beam.Map(check_ceiling, self._config.max_bad_fraction)
+
+    def _planned(self, kind: Kind, parts: Parts) -> beam.PCollection[assemble.ShardPlan]:
+        size = self._config.shard_size
+        return parts | f"{kind}-plan" >> beam.FlatMap(
+            lambda listed: assemble.plan_shards(kind, listed, size)
         )
 
-    def _assemble(
-        self, captions: Parts | None, neighbours: Parts | None, stages: list[Parts]
-    ) -> None:
+    def _assemble(self, captions: Parts | None, pairs: Parts | None, stages: list[Parts]) -> None:
         plans: list[beam.PCollection[assemble.ShardPlan]] = []
         candidates: list[Parts] = []
         roots: dict[str, str] = {}
-        made: list[tuple[Kind, Parts]] = []
         if captions is not None:
-            made.append((TEXT_COMPENSATED, captions))
+            step = assemble.TextCompensated(work=self._config.work)
+            made = _each("captions", captions) | TEXT_COMPENSATED >> step
+            candidates.append(self._listed(TEXT_COMPENSATED, made, ceiling=False))
+            plans.append(self._planned(TEXT_COMPENSATED, candidates[-1]))
             roots[TEXT_COMPENSATED] = self._finetune.units[0].root
-        if neighbours is not None:
+        if pairs is not None:
             assert self._pool is not None
-            made.append((IMAGE_TEXT_PAIR, neighbours))
+            candidates.append(pairs)
+            plans.append(self._planned(IMAGE_TEXT_PAIR, pairs))
             roots[IMAGE_TEXT_PAIR] = self._pool.units[0].root
-        shard_size = self._config.shard_size
-        for kind, parts in made:
-            each = parts | f"{kind}-each" >> beam.FlatMap(lambda listed: listed)
-            step = (
-                assemble.TextCompensated(work=self._config.work)
-                if kind == TEXT_COMPENSATED
-                else assemble.ImageTextPairs(
-                    work=self._config.work, min_score=self._config.min_score
-                )
-            )
-            found = each | kind >> step | f"{kind}-list" >> beam.combiners.ToList()
-            candidates.append(found)
-            plans.append(
-                found
-                | f"{kind}-plan"
-                >> beam.FlatMap(
-                    lambda listed, kind=kind: assemble.plan_shards(kind, listed, shard_size)
-                )
-            )
         shards = (
             tuple(plans)
             | "Plans" >> beam.Flatten()
@@ -189,6 +215,12 @@ class Composition:
                 self._finetune.classes,
             )
         )
+
+
+def _each(name: str, parts: Parts | None) -> beam.PCollection[Part]:
+    """The parts of a list, one by one."""
+    assert parts is not None
+    return parts | f"{name}-each" >> beam.FlatMap(lambda listed: listed)
 
 
 def run(

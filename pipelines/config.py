@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from pipelines.captioner import Decoding
+from pipelines.captioning.options import CaptionConfig
+from pipelines.embedding.options import EmbedConfig
+from pipelines.retrieval.options import RetrieveConfig
+from pipelines.selection.options import ScreenConfig, SelectConfig
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, canonical_json
 from shards.sources import Source
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how wide the work runs; nothing here changes what comes out.
+
+    Attributes:
+        device: torch device, or ``auto``.
+        model_threads: torch threads per process; 0 leaves it to torch.
+        decode_threads: threads that decode images beside the model.
+    """
+
+    device: str
+    model_threads: int
+    decode_threads: int
 
 
 @dataclass(frozen=True)
@@ -23,38 +41,33 @@ class BuildConfig:
     stages: tuple[str, ...]
     kinds: tuple[str, ...]
     classnames: str | None
-    captioner: str
-    encoder: str
-    k: int
-    min_score: float
-    decoding: Decoding
-    caption_batch: int
-    embed_batch: int
-    device: str
-    model_threads: int
-    decode_threads: int
+    captioning: CaptionConfig
+    embedding: EmbedConfig
+    screen: ScreenConfig
+    retrieval: RetrieveConfig
+    select: SelectConfig
+    machine: Machine
     shard_size: int
     max_bad_fraction: float
     force: bool = False
 
     def recorded(self) -> dict[str, Any]:
         """What the manifest keeps: all that can change the result, and no path or machine."""
-        kept = {
+        kept: dict[str, Any] = {
             "kinds": list(self.kinds),
-            "caption_batch": self.caption_batch,
-            "embed_batch": self.embed_batch,
             "shard_size": self.shard_size,
             "max_bad_fraction": self.max_bad_fraction,
         }
         if TEXT_COMPENSATED in self.kinds:
-            kept["decoding"] = asdict(self.decoding)
+            kept |= self.captioning.recorded()
         if IMAGE_TEXT_PAIR in self.kinds:
-            kept |= {"k": self.k, "min_score": self.min_score}
+            for step in (self.embedding, self.screen, self.retrieval, self.select):
+                kept |= step.recorded()
         return kept
 
     def build_id(self, *sources: Source | None) -> str:
         """Digest of what defines the set; builds with equal ones continue each other's work."""
         units = [[unit.root, unit.name] for source in sources if source for unit in source.units]
-        models = [self.captioner, self.encoder, self.classnames]
+        models = [self.captioning.captioner, self.embedding.encoder, self.classnames]
         text = canonical_json([self.name, units, models, self.recorded()])
         return hashlib.sha256(text.encode()).hexdigest()

@@ -50,13 +50,18 @@ def unit_fingerprint(unit: Unit) -> str:
     return "sha256:" + fingerprint(lines)
 
 
+def in_order(parts: list[Part]) -> list[Part]:
+    """The parts by number; runners hand them over in any order."""
+    return sorted(parts, key=lambda part: part.number)
+
+
 def check_ceiling(parts: list[Part], ceiling: float) -> list[Part]:
     """Return the parts, in order, if no more than ``ceiling`` of their samples were bad.
 
     Raises:
         UserError: too many; the sentence names the reasons, the worst part and a sample.
     """
-    parts = sorted(parts, key=lambda part: part.number)
+    parts = in_order(parts)
     total = sum((part.counts for part in parts), Counts())
     bad = sum(total.dropped.values())
     if parts and bad > ceiling * total.read:

@@ -42,6 +42,9 @@ EMBEDDING_METADATA = pa.schema(
 )
 """Embed stage: row i describes row i of the .npy beside it (clip-retrieval's layout)."""
 
+SCREENED = pa.schema([pa.field("row", pa.int32(), nullable=False)])
+"""Screen stage: the rows of a pool part that are searched, ascending."""
+
 NEIGHBOURS = pa.schema(
     [
         pa.field("query", pa.int32(), nullable=False),  # row in the query's embedding file
@@ -66,7 +69,7 @@ CANDIDATES = pa.schema(
         pa.field("query_classes", pa.list_(pa.string())),
     ]
 )
-"""Assemble stage: what will become anchors, with the place to fetch each image from."""
+"""Select stage: what will become anchors, with the place to fetch each image from."""
 
 MEMBERS = ("image", "text", "record")
 """Members of a sample, in tar order; the parquet holds an offset and a size for each."""

@@ -100,7 +100,7 @@ def test_counters_and_progress_are_printed(reference: Reference) -> None:
 
 
 def test_stages_one_by_one_give_the_same(reference: Reference, run: Run, tmp_path: Path) -> None:
-    for stage in ("embed", "caption", "retrieve", "assemble"):
+    for stage in ("embed", "caption", "screen", "retrieve", "select", "assemble"):
         assert not (tmp_path / "set").exists()
         built = run("--stages", stage)
         assert built.code == 0, built.err
@@ -279,14 +279,14 @@ def test_duplicates_and_odd_texts_of_a_pool(tmp_path: Path) -> None:
     for name, members in (("0.tar", one), ("1.tar", two), ("2.tar", [])):
         write_tar(tmp_path / "pool" / name, members)
     (tmp_path / "pool" / "1.tar.tmp").write_bytes(b"")
-    built = build(root, tmp_path / "pool", tmp_path / "set", "--k", "4")
+    built = build(root, tmp_path / "pool", tmp_path / "set", "--k", "2")
     assert built.code == 0, built.err
     anchors = AnchorSet.open(str(tmp_path / "set"))
     samples = list(anchors.samples(raise_bad))
     assert len({record.key for record, _ in samples}) == len(samples) == 6
     texts = {record.text for record, _ in samples if record.kind == IMAGE_TEXT_PAIR}
     assert texts == {"line break and 😀", "again"}
-    counts = anchors.manifest.provenance.counts["candidates-image-text-pair"]
+    counts = anchors.manifest.provenance.counts["screen"]
     assert counts.dropped == {"empty_text": 2}
 
 
@@ -352,7 +352,8 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_finetune_tar_without_samples_is_no_hole(tmp_path: Path, pairs: Path) -> None:
     root = labelled_tars(tmp_path / "cb")
     write_tar(root / "train" / "2.tar", [])
-    assert build(root, pairs, tmp_path / "set", "--stages", "caption,embed,retrieve").code == 0
+    before = "caption,embed,screen,retrieve,select"
+    assert build(root, pairs, tmp_path / "set", "--stages", before).code == 0
     built = build(root, pairs, tmp_path / "set", "--stages", "assemble")
     assert built.code == 0, built.err
     assert AnchorSet.open(str(tmp_path / "set")).manifest.provenance.inputs[2].name == "2.tar"

@@ -34,7 +34,7 @@ Reference = tuple[Path, Built]
         (["--max_new_tokens", "31", "--prompt", "a"], "after the prompt; give at most 30."),
         (["--device", "cuda:99"], "--device cuda:99 is not to be had"),
         (["--device", "toaster"], "--device toaster is not to be had"),
-        (["--k", "25"], "--k 25 is larger than the pool, which has 24 usable images"),
+        (["--k", "25"], "--k 25 is larger than the pool, which has 24 usable pairs"),
         (["--min_score", "1"], "no anchors are left"),
     ],
 )
@@ -99,13 +99,13 @@ def test_beam_options_pass_through() -> None:
 def test_worker_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     base = ["--finetune", "in", "--pool", "pool", "--output", "out"]
-    assert parse(base)[0].model_threads == 0
+    assert parse(base)[0].machine.model_threads == 0
     processes = [*base, "--direct_running_mode=multi_processing"]
-    assert parse([*processes, "--direct_num_workers=3"])[0].model_threads == 2
-    assert parse([*processes, "--direct_num_workers=0"])[0].model_threads == 1
-    assert parse([*processes, "--direct_num_workers=99"])[0].model_threads == 1
+    assert parse([*processes, "--direct_num_workers=3"])[0].machine.model_threads == 2
+    assert parse([*processes, "--direct_num_workers=0"])[0].machine.model_threads == 1
+    assert parse([*processes, "--direct_num_workers=99"])[0].machine.model_threads == 1
     told = parse([*processes, "--direct_num_workers=2", "--model_threads=5"])[0]
-    assert told.model_threads == 5
+    assert told.machine.model_threads == 5
 
 
 def test_workers_fail_in_the_same_sentence(tmp_path: Path, finetune: Path, pairs: Path) -> None:
@@ -114,7 +114,7 @@ def test_workers_fail_in_the_same_sentence(tmp_path: Path, finetune: Path, pairs
     built = ended(start(finetune, pairs, tmp_path / "set", *options, *only))
     assert built.code == 2, built.err
     assert built.sentence == (
-        "--k 25 is larger than the pool, which has 24 usable images; give a smaller --k or a "
+        "--k 25 is larger than the pool, which has 24 usable pairs; give a smaller --k or a "
         "larger --pool."
     )
     assert len(built.err.splitlines()) <= 2, built.err
@@ -192,18 +192,19 @@ def test_a_stage_alone_needs_what_came_before(run: Run, tmp_path: Path) -> None:
     built = run("--stages", "retrieve")
     assert built.code == 2
     assert "run the embed stage first" in built.sentence
-    assert run("--stages", "caption,embed,retrieve").code == 0
+    assert run("--stages", "caption,embed,screen,retrieve,select").code == 0
     for options, said in (
-        (["--k", "2"], "made with another k: run the retrieve stage again"),
+        (["--k", "2"], "made with another k: run the select stage again"),
         (["--decoding", "beam"], "made with another decoding: run the caption stage again"),
         (["--embed_batch", "7"], "made with another embed_batch: run the embed stage again"),
     ):
         built = run("--stages", "assemble", *options)
         assert built.code == 2
         assert said in built.sentence
-    place = Path(part_place(str(tmp_path / "set.work"), "retrieve", 0))
-    place.write_bytes(b"PAR1 not")
-    assert "run the retrieve stage first" in run("--stages", "assemble").sentence
+    for stage, before in (("assemble", "select"), ("select", "retrieve"), ("retrieve", "screen")):
+        place = Path(part_place(str(tmp_path / "set.work"), before, 0))
+        place.write_bytes(b"PAR1 not")
+        assert f"run the {before} stage first" in run("--stages", stage).sentence
     assert not (tmp_path / "set").exists()
 
 
@@ -228,7 +229,8 @@ def test_the_ceiling_holds_for_stages_alone(tmp_path: Path, pairs: Path) -> None
 
 def test_an_image_that_changes_on_the_way_is_noticed(tmp_path: Path, pairs: Path) -> None:
     finetune = image_folder(tmp_path / "ft", per_class=2)
-    assert build(finetune, pairs, tmp_path / "set", "--stages", "caption,embed,retrieve").code == 0
+    before = "caption,embed,screen,retrieve,select"
+    assert build(finetune, pairs, tmp_path / "set", "--stages", before).code == 0
     image = finetune / "bar" / "1.jpg"
     data = image.read_bytes()
     image.write_bytes(data[:-1] + b"?")

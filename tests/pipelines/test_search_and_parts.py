@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines.assemble import plan_shards
-from pipelines.captioner import Decoding
+from pipelines.assembling.assemble import plan_shards
+from pipelines.captioning.captioner import Decoding
 from pipelines.parts import Part, finished, left_parts, part_place, read_part, write_part
-from pipelines.progress import Progress
-from pipelines.retrieve import Hits, MergeHits
-from pipelines.search import nearest
+from pipelines.retrieval.retrieve import Hits, MergeHits
+from pipelines.retrieval.search import nearest
+from pipelines.watching.progress import Progress
 from schemas.errors import UserError
 from schemas.manifest import Counts
 from schemas.record import TEXT_COMPENSATED

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_builds import BLIP, CLIP, MODELS
 
 from models.clip import Clip, load_clip
-from pipelines.captioner import BlipCaptioner, Decoding
+from pipelines.captioning.captioner import BlipCaptioner, Decoding
 from toyworld.demo import MAX_NEW_TOKENS
 from toyworld.render import render
 from toyworld.scene import Scene, draw_scene

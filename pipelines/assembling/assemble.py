@@ -1,42 +1,25 @@
-"""Stage 4, assemble: candidates of both kinds, cut into shards, and the manifest last."""
+"""Stage 6, assemble: candidates of both kinds, cut into shards, and the manifest last."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from pipelines import embed
+from pipelines.candidates import CANDIDATE_STAGE, candidate_table
 from pipelines.parts import Part, fingerprint, read_table, required_part, write_part
 from pipelines.reading import publish
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Counts, ShardEntry
-from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, AnchorRecord, Kind, anchor_key
-from schemas.tables import CANDIDATES, WEB_FIELDS
+from schemas.record import TEXT_COMPENSATED, AnchorRecord, Kind, anchor_key
+from schemas.tables import WEB_FIELDS
 from shards import places
 from shards.reader import RangeReader
 from shards.writer import write_shard
-
-CANDIDATE_STAGE = {
-    TEXT_COMPENSATED: "candidates-text-compensated",
-    IMAGE_TEXT_PAIR: "candidates-image-text-pair",
-}
-
-
-class Union(NamedTuple):
-    """Pool rows that queries retrieved: one entry per (query, row), arrays of equal length."""
-
-    row: NDArray[np.int32]
-    score: NDArray[np.float32]
-    rank: NDArray[np.int32]
-    query_class: list[str]
 
 
 class TextCompensated(beam.PTransform):  # type: ignore[misc]
@@ -51,32 +34,6 @@ class TextCompensated(beam.PTransform):  # type: ignore[misc]
         return captions | beam.Map(caption_candidates, self._work)
 
 
-class ImageTextPairs(beam.PTransform):  # type: ignore[misc]
-    """``PCollection[Part] of neighbours -> PCollection[Part] of candidates``.
-
-    The union over all queries, grouped by pool part: each pool sample once, with its best score
-    and rank and the classes that asked for it.
-
-    Args:
-        work: the work folder.
-        min_score: least cosine similarity that counts.
-    """
-
-    def __init__(self, *, work: str, min_score: float) -> None:
-        super().__init__()
-        self._work = work
-        self._min_score = min_score
-
-    def expand(self, neighbours: beam.PCollection[Part]) -> beam.PCollection[Part]:
-        """See the class."""
-        return (
-            neighbours
-            | "ByPoolPart" >> beam.FlatMap(by_pool_part, self._work)
-            | beam.GroupByKey()
-            | "Union" >> beam.Map(pair_candidates, self._work, self._min_score)
-        )
-
-
 def caption_candidates(part: Part, work: str) -> Part:
     """Every captioned image is a candidate."""
     table = read_table(work, part)
@@ -86,78 +43,7 @@ def caption_candidates(part: Part, work: str) -> Part:
     rows = table.to_pylist()
     content = fingerprint(stage, part.fingerprint, rows)
     made = Part(stage, part.number, part.name, len(rows), content, part.input_fingerprint, counts)
-    return write_part(work, made, _as_candidates(rows))
-
-
-def by_pool_part(part: Part, work: str) -> Iterator[tuple[int, Union]]:
-    """Split a table of neighbours by the pool part that they lie in."""
-    table = read_table(work, part)
-    pool_part, row, score, rank = (
-        table.column(name).to_numpy() for name in ("pool_part", "pool_row", "score", "rank")
-    )
-    classes = np.asarray(table.column("query_class").to_pylist(), dtype=object)
-    for number in np.unique(pool_part):
-        mine = pool_part == number
-        yield int(number), Union(row[mine], score[mine], rank[mine], list(classes[mine]))
-
-
-def pair_candidates(group: tuple[int, Iterable[Union]], work: str, min_score: float) -> Part:
-    """Join the union with the pool's metadata.
-
-    Dropped and counted are samples without text (``empty_text``), and those that no query finds
-    with ``min_score`` (``low_score``).
-    """
-    number, unions = group
-    best: dict[int, dict[str, Any]] = {}
-    low: set[int] = set()
-    for union in unions:
-        for row, score, rank, query_class in zip(*union, strict=True):
-            if score < min_score:
-                low.add(int(row))
-                continue
-            entry = best.setdefault(
-                int(row), {"score": -2.0, "rank": int(rank), "query_count": 0, "classes": set()}
-            )
-            entry["score"] = max(entry["score"], float(score))
-            entry["rank"] = min(entry["rank"], int(rank))
-            entry["query_count"] += 1
-            entry["classes"].add(query_class)
-    pool = required_part(work, embed.POOL, number)
-    metadata = read_table(work, pool).take(pa.array(sorted(best), pa.int64()))
-    rows: list[dict[str, Any]] = []
-    for row, values in zip(sorted(best), metadata.to_pylist(), strict=True):
-        text = " ".join((values["caption"] or "").replace("\0", " ").split())
-        if not text:
-            continue
-        entry = best[row]
-        rows.append(
-            values
-            | {
-                "texts": [text],
-                # Six decimals: what two machines' float32 sums agree on.
-                "score": round(entry["score"], 6),
-                "rank": entry["rank"],
-                "query_count": entry["query_count"],
-                "query_classes": sorted(c for c in entry["classes"] if c is not None),
-            }
-        )
-    stage = CANDIDATE_STAGE[IMAGE_TEXT_PAIR]
-    dropped = {"empty_text": len(best) - len(rows), "low_score": len(low - best.keys())}
-    counts = Counts(
-        read=len(best.keys() | low),
-        kept=len(rows),
-        dropped={reason: n for reason, n in dropped.items() if n},
-    )
-    publish(stage, counts)
-    table = _as_candidates(rows)
-    # Of the candidates themselves: another retrieval that finds the same ones changes nothing.
-    content = fingerprint(stage, pool.fingerprint, table.to_pylist())
-    made = Part(stage, number, pool.name, len(rows), content, pool.input_fingerprint, counts)
-    return write_part(work, made, table)
-
-
-def _as_candidates(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=CANDIDATES)
+    return write_part(work, made, candidate_table(rows))
 
 
 @dataclass(frozen=True)

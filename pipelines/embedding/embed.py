@@ -14,7 +14,9 @@ import torch
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
-from pipelines.encoder import ImageEncoder, choose_device
+from pipelines.config import Machine
+from pipelines.embedding.encoder import ImageEncoder, choose_device
+from pipelines.embedding.options import EmbedConfig
 from pipelines.parts import Part, array_place, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
 from schemas.errors import BadSample, UserError
@@ -36,9 +38,8 @@ class Embed(beam.PTransform):  # type: ignore[misc]
         stage: FINETUNE or POOL.
         work: the work folder.
         classes: class names by index of a labelled source, else None.
-        encoder: as models.clip.load_clip.
-        batch: images per forward pass.
-        device, model_threads, decode_threads: where and how wide it runs.
+        config: the encoder, and how it is run.
+        machine: where and how wide it runs.
         force: redo parts that are finished.
     """
 
@@ -48,34 +49,29 @@ class Embed(beam.PTransform):  # type: ignore[misc]
         *,
         work: str,
         classes: list[str] | None,
-        encoder: str,
-        batch: int,
-        device: str,
-        model_threads: int,
-        decode_threads: int,
+        config: EmbedConfig,
+        machine: Machine,
         force: bool,
     ) -> None:
         super().__init__()
-        self._arguments: dict[str, Any] = {
-            "stage": stage,
-            "work": work,
-            "classes": classes,
-            "encoder": encoder,
-            "batch": batch,
-            "device": device,
-            "model_threads": model_threads,
-            "decode_threads": decode_threads,
-            "force": force,
-        }
+        self._do = _EmbedUnit(
+            Shared(),
+            stage=stage,
+            work=work,
+            classes=classes,
+            config=config,
+            machine=machine,
+            force=force,
+        )
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Part]:
         """See the class."""
-        return units | beam.Reshuffle() | beam.ParDo(_EmbedUnit(Shared(), **self._arguments))
+        return units | beam.Reshuffle() | beam.ParDo(self._do)
 
 
-def embed_options(batch: int, classes: list[str] | None) -> dict[str, Any]:
+def embed_options(config: EmbedConfig, classes: list[str] | None) -> dict[str, Any]:
     """The options that shape a part of embeddings."""
-    return {"embed_batch": batch, "classes": fingerprint(*(classes or []))}
+    return config.recorded() | {"classes": fingerprint(*(classes or []))}
 
 
 class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
@@ -86,36 +82,32 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
         stage: str,
         work: str,
         classes: list[str] | None,
-        encoder: str,
-        batch: int,
-        device: str,
-        model_threads: int,
-        decode_threads: int,
+        config: EmbedConfig,
+        machine: Machine,
         force: bool,
     ) -> None:
         self._shared = shared
         self._stage = stage
         self._work = work
         self._classes = classes
-        self._spec = encoder
-        self._batch = batch
-        self._device = device
-        self._model_threads = model_threads
-        self._decode_threads = decode_threads
+        self._config = config
+        self._machine = machine
         self._force = force
 
     def setup(self) -> None:
         """Load the encoder once per process; threads share it."""
-        if self._model_threads:
-            torch.set_num_threads(self._model_threads)
-        device = choose_device(self._device)
-        self._encoder: ImageEncoder = self._shared.acquire(lambda: ImageEncoder(self._spec, device))
+        if self._machine.model_threads:
+            torch.set_num_threads(self._machine.model_threads)
+        device = choose_device(self._machine.device)
+        self._encoder: ImageEncoder = self._shared.acquire(
+            lambda: ImageEncoder(self._config.encoder, device)
+        )
 
     def process(self, unit: Unit) -> Iterator[Part]:
         """Embed one unit, unless that is done."""
         content = unit_fingerprint(unit)
         model = self._encoder.info.model_dump()
-        options = embed_options(self._batch, self._classes)
+        options = embed_options(self._config, self._classes)
         wanted = fingerprint(self._stage, content, model["weights_sha256"], options)
         part = None if self._force else finished(self._work, self._stage, unit.number, wanted)
         if part is not None and part.extra["npy_sha256"] != _npy_sha256(
@@ -140,7 +132,11 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
         blocks: list[NDArray[np.float16]] = []
         samples = read_unit(unit, tally, None if self._classes is None else len(self._classes))
         batches = decoded_batches(
-            samples, self._encoder.prepare, tally, batch=self._batch, threads=self._decode_threads
+            samples,
+            self._encoder.prepare,
+            tally,
+            batch=self._config.batch,
+            threads=self._machine.decode_threads,
         )
         for batch in batches:
             embeddings = self._encoder.embed([item.prepared for item in batch])

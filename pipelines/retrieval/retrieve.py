@@ -1,4 +1,4 @@
-"""Stage 3, retrieve: the k nearest pool images of every finetune image, exactly.
+"""Stage 4, retrieve: the k nearest pool images of every finetune image, exactly.
 
 Each part of the pool is searched apart, with the finetune parts as queries, and the lists are
 merged per query. Only (score, part, row) blocks cross the shuffle.
@@ -14,10 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.embed import read_array
+from pipelines.embedding.embed import read_array
 from pipelines.parts import Part, fingerprint, finished, read_table, write_part
 from pipelines.reading import publish
-from pipelines.search import nearest
+from pipelines.retrieval.options import RetrieveConfig
+from pipelines.retrieval.search import nearest
+from pipelines.selection.options import ScreenConfig
+from pipelines.selection.screen import kept_rows
 from schemas.errors import UserError
 from schemas.manifest import Counts
 from schemas.tables import NEIGHBOURS
@@ -35,29 +38,44 @@ class Hits(NamedTuple):
 
 
 class Retrieve(beam.PTransform):  # type: ignore[misc]
-    """``(PCollection[Part] of queries, PCollection[Part] of pool) -> PCollection[Part]``.
+    """``(queries, pool, screened) -> PCollection[Part]``: one parquet of neighbours per query part.
 
-    Both inputs are singletons: lists of embed parts. One parquet of neighbours per query part.
+    The inputs are singletons: lists of embed parts, and of the pool's screen parts.
 
     Args:
         work: the work folder.
-        k: neighbours per query.
+        config: how to search.
+        screen: what was left out before the search.
         force: redo parts that are finished.
     """
 
-    def __init__(self, *, work: str, k: int, force: bool) -> None:
+    def __init__(
+        self, *, work: str, config: RetrieveConfig, screen: ScreenConfig, force: bool
+    ) -> None:
         super().__init__()
         self._work = work
-        self._k = k
+        self._k = config.k
+        self._options = retrieve_options(config, screen)
         self._force = force
 
     def expand(
-        self, lists: tuple[beam.PCollection[list[Part]], beam.PCollection[list[Part]]]
+        self,
+        lists: tuple[
+            beam.PCollection[list[Part]],
+            beam.PCollection[list[Part]],
+            beam.PCollection[list[Part]],
+        ],
     ) -> beam.PCollection[Part]:
         """See the class."""
-        queries, pool = lists
+        queries, pool, screened = lists
         todo = pool | "Plan" >> beam.Map(
-            plan, beam.pvalue.AsSingleton(queries), self._work, self._k, self._force
+            plan,
+            beam.pvalue.AsSingleton(queries),
+            beam.pvalue.AsSingleton(screened),
+            self._work,
+            self._k,
+            self._options,
+            self._force,
         )
         found = (
             todo
@@ -71,6 +89,11 @@ class Retrieve(beam.PTransform):  # type: ignore[misc]
         return (found, done) | beam.Flatten() | "Count" >> beam.Map(_published)
 
 
+def retrieve_options(config: RetrieveConfig, screen: ScreenConfig) -> dict[str, Any]:
+    """The options that shape a part."""
+    return config.recorded() | screen.recorded()
+
+
 class Plan(NamedTuple):
     """What is to be searched, and what an earlier run has left."""
 
@@ -79,18 +102,27 @@ class Plan(NamedTuple):
     finished: list[Part]
     wanted: dict[int, str]
     k: int
+    options: dict[str, Any]
 
 
-def plan(pool: list[Part], queries: list[Part], work: str, k: int, force: bool) -> Plan:
+def plan(
+    pool: list[Part],
+    queries: list[Part],
+    screened: list[Part],
+    work: str,
+    k: int,
+    options: dict[str, Any],
+    force: bool,
+) -> Plan:
     """Check that the search makes sense, and leave out the query parts that are done.
 
     Raises:
         UserError: k exceeds the pool, the dimensions differ, or the encoders do.
     """
-    rows = sum(part.rows for part in pool)
+    rows = sum(part.rows for part in screened)
     if k > rows:
         raise UserError(
-            f"--k {k} is larger than the pool, which has {rows} usable images; give a smaller "
+            f"--k {k} is larger than the pool, which has {rows} usable pairs; give a smaller "
             f"--k or a larger --pool."
         )
     if not any(part.rows for part in queries):
@@ -105,7 +137,10 @@ def plan(pool: list[Part], queries: list[Part], work: str, k: int, force: bool) 
                 f"the embeddings of finetune set and pool are of different {what}; run the embed "
                 f"stage again for both with one --encoder."
             )
-    made_of = [part.extra["npy_sha256"] for part in pool]
+    made_of = [
+        [part.extra["npy_sha256"], kept.extra["rows"]]
+        for part, kept in zip(pool, screened, strict=True)
+    ]
     wanted = {
         q.number: fingerprint(STAGE, q.fingerprint, q.extra["npy_sha256"], made_of, k, INDEX)
         for q in queries
@@ -120,18 +155,20 @@ def plan(pool: list[Part], queries: list[Part], work: str, k: int, force: bool) 
     )
     for q in queries:  # nothing to search for, but a later stage looks for the part
         if not q.rows and q.number not in {part.number for part in done}:
-            done.append(_write(work, q, nothing, wanted[q.number], k))
+            done.append(_write(work, q, nothing, wanted[q.number], options))
     numbers = {part.number for part in done}
     todo = [q for q in queries if q.number not in numbers and q.rows]
-    return Plan([part for part in pool if part.rows], todo, done, wanted, k)
+    searched = [part for part, kept in zip(pool, screened, strict=True) if kept.rows]
+    return Plan(searched, todo, done, wanted, k, options)
 
 
 def search_part(part: Part, todo: Plan, work: str) -> Iterator[tuple[int, Hits]]:
     """Search one pool part for every query part; yields a block of hits per query part."""
-    vectors = read_array(work, part)
+    rows = kept_rows(work, part.number)
+    vectors = read_array(work, part)[rows]
     for query in todo.queries:
         score, row = nearest(read_array(work, query), vectors, todo.k)
-        yield query.number, Hits(score, np.full_like(row, part.number), row)
+        yield query.number, Hits(score, np.full_like(row, part.number), rows[row])
 
 
 class MergeHits(beam.CombineFn):  # type: ignore[misc]
@@ -169,10 +206,10 @@ def write_hits(hits: tuple[int, Hits], todo: Plan, work: str) -> Part:
     """Write the neighbours of one query part."""
     number, block = hits
     query = next(part for part in todo.queries if part.number == number)
-    return _write(work, query, Hits(*block), todo.wanted[number], todo.k)
+    return _write(work, query, Hits(*block), todo.wanted[number], todo.options)
 
 
-def _write(work: str, query: Part, hits: Hits, wanted: str, asked: int) -> Part:
+def _write(work: str, query: Part, hits: Hits, wanted: str, options: dict[str, Any]) -> Part:
     score, part, row = hits
     classes = read_table(work, query).column("class_name").combine_chunks()
     n, k = score.shape
@@ -189,7 +226,7 @@ def _write(work: str, query: Part, hits: Hits, wanted: str, asked: int) -> Part:
     )
     counts = Counts(read=n, kept=n)
     model = query.model
-    extra: dict[str, Any] = {"options": {"k": asked}}
+    extra: dict[str, Any] = {"options": options}
     made = Part(STAGE, query.number, query.name, n, wanted, "", counts, model, [], extra)
     return write_part(work, made, table)
 

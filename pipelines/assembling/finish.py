@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.config import BuildConfig
 from pipelines.parts import Part
-from pipelines.retrieve import INDEX
+from pipelines.retrieval.retrieve import INDEX
 from schemas.errors import UserError
 from schemas.manifest import (
     MANIFEST_NAME,
@@ -119,7 +119,7 @@ def provenance(stages: list[list[Part]], config: BuildConfig) -> Provenance:
                 )
     index: dict[str, Any] = {}
     if IMAGE_TEXT_PAIR in config.kinds:
-        index = INDEX | {"k": config.k}
+        index = INDEX | {"k": config.retrieval.k}
     return Provenance(
         captioner=models.get("captioner"),
         encoder=models.get("encoder"),

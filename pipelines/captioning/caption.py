@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import apache_beam as beam
@@ -11,8 +10,10 @@ import pyarrow as pa
 import torch
 from apache_beam.utils.shared import Shared
 
-from pipelines.captioner import BlipCaptioner, Captioner, Decoding
-from pipelines.encoder import choose_device
+from pipelines.captioning.captioner import BlipCaptioner, Captioner
+from pipelines.captioning.options import CaptionConfig
+from pipelines.config import Machine
+from pipelines.embedding.encoder import choose_device
 from pipelines.parts import Part, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
 from schemas.errors import BadSample
@@ -29,10 +30,8 @@ class Caption(beam.PTransform):  # type: ignore[misc]
     Args:
         work: the work folder.
         classes: class names by index.
-        captioner: Hub id or folder.
-        decoding: how to decode.
-        batch: images per forward pass.
-        device, model_threads, decode_threads: where and how wide it runs.
+        config: what writes the captions, and how.
+        machine: where and how wide it runs.
         force: redo parts that are finished.
     """
 
@@ -41,36 +40,24 @@ class Caption(beam.PTransform):  # type: ignore[misc]
         *,
         work: str,
         classes: list[str],
-        captioner: str,
-        decoding: Decoding,
-        batch: int,
-        device: str,
-        model_threads: int,
-        decode_threads: int,
+        config: CaptionConfig,
+        machine: Machine,
         force: bool,
     ) -> None:
         super().__init__()
-        self._arguments: dict[str, Any] = {
-            "work": work,
-            "classes": classes,
-            "captioner": captioner,
-            "decoding": decoding,
-            "batch": batch,
-            "device": device,
-            "model_threads": model_threads,
-            "decode_threads": decode_threads,
-            "force": force,
-        }
+        self._do = _CaptionUnit(
+            Shared(), work=work, classes=classes, config=config, machine=machine, force=force
+        )
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Part]:
         """See the class."""
         # Reshuffle lets a runner spread the units; they are references, so it moves no images.
-        return units | beam.Reshuffle() | beam.ParDo(_CaptionUnit(Shared(), **self._arguments))
+        return units | beam.Reshuffle() | beam.ParDo(self._do)
 
 
-def caption_options(decoding: Decoding, batch: int, classes: list[str]) -> dict[str, Any]:
+def caption_options(config: CaptionConfig, classes: list[str]) -> dict[str, Any]:
     """The options that shape a part of captions."""
-    return {"decoding": asdict(decoding), "caption_batch": batch, "classes": fingerprint(*classes)}
+    return config.recorded() | {"classes": fingerprint(*classes)}
 
 
 class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
@@ -80,39 +67,31 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
         *,
         work: str,
         classes: list[str],
-        captioner: str,
-        decoding: Decoding,
-        batch: int,
-        device: str,
-        model_threads: int,
-        decode_threads: int,
+        config: CaptionConfig,
+        machine: Machine,
         force: bool,
     ) -> None:
         self._shared = shared
         self._work = work
         self._classes = classes
-        self._spec = captioner
-        self._decoding = decoding
-        self._batch = batch
-        self._device = device
-        self._model_threads = model_threads
-        self._decode_threads = decode_threads
+        self._config = config
+        self._machine = machine
         self._force = force
 
     def setup(self) -> None:
         """Load the captioner once per process; threads share it."""
-        if self._model_threads:
-            torch.set_num_threads(self._model_threads)
-        device = choose_device(self._device)
+        if self._machine.model_threads:
+            torch.set_num_threads(self._machine.model_threads)
+        device = choose_device(self._machine.device)
         self._captioner: Captioner = self._shared.acquire(
-            lambda: BlipCaptioner(self._spec, self._decoding, device)
+            lambda: BlipCaptioner(self._config.captioner, self._config.decoding, device)
         )
 
     def process(self, unit: Unit) -> Iterator[Part]:
         """Caption one unit, unless that is done."""
         content = unit_fingerprint(unit)
         model = self._captioner.info.model_dump()
-        options = caption_options(self._decoding, self._batch, self._classes)
+        options = caption_options(self._config, self._classes)
         wanted = fingerprint(STAGE, content, model["weights_sha256"], options)
         part = None if self._force else finished(self._work, STAGE, unit.number, wanted)
         if part is None:
@@ -135,11 +114,11 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
             samples,
             self._captioner.prepare,
             tally,
-            batch=self._batch,
-            threads=self._decode_threads,
+            batch=self._config.batch,
+            threads=self._machine.decode_threads,
         )
         for number, batch in enumerate(batches):
-            seed = int(fingerprint(self._decoding.seed, unit.number, number)[:8], 16)
+            seed = int(fingerprint(self._config.decoding.seed, unit.number, number)[:8], 16)
             texts = self._captioner.caption([item.prepared for item in batch], seed)
             for item, captions in zip(batch, texts, strict=True):
                 kept = list(dict.fromkeys(text for text in captions if text))

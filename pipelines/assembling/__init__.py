@@ -1,0 +1,1 @@
+"""From candidates to a finished set: shards, data card, gallery and manifest."""

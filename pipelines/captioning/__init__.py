@@ -1,0 +1,1 @@
+"""Texts for finetune images: decoding, captioners, and the stage that runs them."""

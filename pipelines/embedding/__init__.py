@@ -1,0 +1,1 @@
+"""Image embeddings of the frozen CLIP: the encoder, and the stage that runs it."""
