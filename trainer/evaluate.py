@@ -6,6 +6,7 @@ the finetune data). The table ends with the mean of each group.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -195,11 +196,8 @@ def evaluate_all(
     return means | {"datasets": datasets}
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="anchorft-eval", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--model", required=True, help="NAME/TAG, hf-hub:ORG/REPO or a folder, such as a run's"
-    )
+def add_evaluation_flags(parser: Parser) -> None:
+    """Flags that say what is measured on, and how."""
     for group, title in GROUPS.items():
         parser.add_argument(
             "--" + group.replace("_", "-"),
@@ -232,12 +230,14 @@ def _parser() -> Parser:
         default=0.01,
         help="fail when more than this share of a data set is bad (default: 0.01)",
     )
-    parser.add_argument("--output", help="file for the results, as JSON")
-    return parser
 
 
-def _run(argv: Sequence[str]) -> None:
-    options = _parser().parse_strictly(argv)
+def asked_data_sets(options: argparse.Namespace) -> list[DataSet]:
+    """The data sets that the flags name, opened; the other flags are checked.
+
+    Raises:
+        UserError: no data set, one that is not there, or a value out of range.
+    """
     wanted = {group: getattr(options, group) for group in GROUPS}
     if not any(wanted.values()):
         flags = ", ".join("--" + group.replace("_", "-") for group in GROUPS)
@@ -248,8 +248,23 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError("--max-bad-fraction must be from 0 to 1.")
     if options.templates is not None:
         load_templates(options.templates)
+    return open_data_sets(wanted, split=options.split, templates=options.templates)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="anchorft-eval", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--model", required=True, help="NAME/TAG, hf-hub:ORG/REPO or a folder, such as a run's"
+    )
+    add_evaluation_flags(parser)
+    parser.add_argument("--output", help="file for the results, as JSON")
+    return parser
+
+
+def _run(argv: Sequence[str]) -> None:
+    options = _parser().parse_strictly(argv)
+    data_sets = asked_data_sets(options)
     device = choose_device(options.device)
-    data_sets = open_data_sets(wanted, split=options.split, templates=options.templates)
     clip = load_clip(options.model, device=device)
     results = evaluate_all(
         clip,
