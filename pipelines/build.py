@@ -17,10 +17,12 @@ from pipelines.parts import Part, left_parts
 from pipelines.reading import check_ceiling, in_order
 from pipelines.retrieval import retrieve
 from pipelines.selection import screen, select
+from pipelines.units import ReadUnits, unit_names, write_units
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
 from shards.sources import Source
 
 Parts: TypeAlias = "beam.PCollection[list[Part]]"
+_ROLES = {embed.FINETUNE: "finetune", embed.POOL: "pool"}
 
 
 class Composition:
@@ -50,6 +52,11 @@ class Composition:
         self._finetune = finetune
         self._pool = pool
         self._complete = complete
+        self._units = {
+            role: write_units(config.work, role, source)
+            for role, source in (("finetune", finetune), ("pool", pool))
+            if source is not None
+        }
 
     def expand(self) -> None:
         """Add the stages that were asked for."""
@@ -74,7 +81,7 @@ class Composition:
             if not self._needed("assemble"):
                 return None
             options = caption.caption_options(self._config.captioning, self._finetune.classes)
-            return self._left_by(caption.STAGE, self._finetune, options)
+            return self._left_by(caption.STAGE, "finetune", options)
         step = caption.Caption(
             work=self._config.work,
             classes=self._finetune.classes,
@@ -82,7 +89,7 @@ class Composition:
             machine=self._config.machine,
             force=self._config.force,
         )
-        units = self._root | "FinetuneToCaption" >> beam.Create(self._finetune.units)
+        units = self._root | "FinetuneToCaption" >> ReadUnits(self._units["finetune"])
         return self._listed("captions", units | "Caption" >> step)
 
     def _embed(self, stage: str, source: Source | None) -> Parts | None:
@@ -91,7 +98,7 @@ class Composition:
             if not self._needed("screen", "retrieve", "select", "assemble"):
                 return None
             options = embed.embed_options(self._config.embedding, source.classes)
-            return self._left_by(stage, source, options)
+            return self._left_by(stage, _ROLES[stage], options)
         step = embed.Embed(
             stage,
             work=self._config.work,
@@ -100,16 +107,14 @@ class Composition:
             machine=self._config.machine,
             force=self._config.force,
         )
-        units = self._root | f"{stage}-units" >> beam.Create(source.units)
+        units = self._root | f"{stage}-units" >> ReadUnits(self._units[_ROLES[stage]])
         return self._listed(stage, units | stage >> step)
 
     def _screen(self, pool: Parts | None) -> Parts | None:
         if "screen" not in self._config.stages:
             if not self._needed("retrieve", "select", "assemble"):
                 return None
-            return self._left_by(
-                screen.STAGE, self._pool, screen.screen_options(self._config.screen)
-            )
+            return self._left_by(screen.STAGE, "pool", screen.screen_options(self._config.screen))
         step = screen.Screen(
             work=self._config.work, config=self._config.screen, force=self._config.force
         )
@@ -123,7 +128,7 @@ class Composition:
                 return None
             return self._left_by(
                 retrieve.STAGE,
-                self._finetune,
+                "finetune",
                 retrieve.retrieve_options(self._config.retrieval, self._config.screen),
             )
         step = retrieve.Retrieve(
@@ -144,20 +149,20 @@ class Composition:
         if "select" not in self._config.stages:
             if not self._needed("assemble"):
                 return None
-            return self._left_by(select.STAGE, self._pool, options, ceiling=False)
+            return self._left_by(select.STAGE, "pool", options, ceiling=False)
         step = select.Select(work=self._config.work, config=self._config.select, options=options)
         inputs = (_each("neighbours", neighbours), _each("select", pool))
         return self._listed(select.STAGE, inputs | "Select" >> step, ceiling=False)
 
     def _left_by(
-        self, stage: str, source: Source | None, options: dict[str, Any], *, ceiling: bool = True
+        self, stage: str, role: str, options: dict[str, Any], *, ceiling: bool = True
     ) -> Parts:
-        assert source is not None
-        names = [unit.name for unit in source.units]
-        parts = left_parts(self._config.work, stage, names, options)
-        if ceiling:
-            check_ceiling(parts, self._config.max_bad_fraction)
-        return self._root | f"{stage}-left" >> beam.Create([parts])
+        most = self._config.max_bad_fraction if ceiling else 1.0
+        return (
+            self._root
+            | f"{stage}-left-list" >> beam.Create([self._units[role]])
+            | f"{stage}-left" >> beam.Map(_left, self._config.work, stage, options, most)
+        )
 
     def _listed(self, name: str, parts: beam.PCollection[Part], *, ceiling: bool = True) -> Parts:
         """All parts of a stage as one list, in order: the barrier after which its ceiling is known.
@@ -215,6 +220,11 @@ class Composition:
                 self._finetune.classes,
             )
         )
+
+
+def _left(units: str, work: str, stage: str, options: dict[str, Any], most: float) -> list[Part]:
+    """What an earlier run of a stage has left for the units of a list."""
+    return check_ceiling(left_parts(work, stage, unit_names(units), options), most)
 
 
 def _each(name: str, parts: Parts | None) -> beam.PCollection[Part]:

@@ -8,6 +8,7 @@ from typing import Any
 from apache_beam.metrics import Metrics
 
 from pipelines.parts import Part, fingerprint
+from pipelines.units import with_items
 from schemas.errors import UserError
 from schemas.manifest import Counts
 from shards import places
@@ -28,7 +29,7 @@ def publish(stage: str, counts: Counts) -> None:
 def read_unit(unit: Unit, tally: Tally, classes: int | None) -> Iterator[Sample]:
     """The unit's samples; ``classes`` is the number of classes of a labelled source."""
     if unit.tar is None:
-        return read_list(unit, tally.drop)
+        return read_list(with_items(unit), tally.drop)
     return read_unit_tar(unit, tally.drop, classes)
 
 
@@ -41,7 +42,7 @@ def unit_fingerprint(unit: Unit) -> str:
     if unit.tar is not None:
         return places.content_fingerprint(places.join(unit.root, unit.tar))
     lines: list[Any] = []
-    for item in unit.items:
+    for item in with_items(unit).items:
         try:
             content = places.content_fingerprint(places.join(unit.root, item.path))
         except (UserError, OSError):

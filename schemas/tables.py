@@ -27,6 +27,26 @@ WEB_FIELDS = [
     pa.field("language", pa.string()),
 ]
 
+UNITS = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("tar", pa.string()),  # below the source's root
+        pa.field("slice", pa.int32()),  # of a list of files: which of its slices
+    ]
+)
+"""What a source holds: one row per unit of work, in order."""
+
+UNIT_ITEMS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # below the source's root
+        pa.field("class_index", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("beside", pa.bool_(), nullable=False),  # text and metadata lie beside the image
+        *WEB_FIELDS,
+    ]
+)
+"""Slices of a list of image files, one row group each."""
+
 CAPTIONS = pa.schema([*_WHERE, *_CLASS, pa.field("texts", pa.list_(pa.string()))])
 """Caption stage: one row per finetune image, captions in the order they were generated."""
 
@@ -41,6 +61,9 @@ EMBEDDING_METADATA = pa.schema(
     ]
 )
 """Embed stage: row i describes row i of the .npy beside it (clip-retrieval's layout)."""
+
+POOL_ROWS = pa.schema([pa.field("row", pa.int32(), nullable=False), *EMBEDDING_METADATA])
+"""Some rows of a pool part, by their number: what the select stage looks up."""
 
 SCREENED = pa.schema([pa.field("row", pa.int32(), nullable=False)])
 """Screen stage: the rows of a pool part that are searched, ascending."""
@@ -67,6 +90,7 @@ CANDIDATES = pa.schema(
         pa.field("rank", pa.int32()),
         pa.field("query_count", pa.int32()),
         pa.field("query_classes", pa.list_(pa.string())),
+        pa.field("clip_score", pa.float64()),  # of the image and the first text
     ]
 )
 """Select stage: what will become anchors, with the place to fetch each image from."""
@@ -91,8 +115,9 @@ RECORDS = pa.schema(
         pa.field("rank", pa.int32()),
         pa.field("query_count", pa.int32()),
         pa.field("query_classes", pa.list_(pa.string())),
+        pa.field("clip_score", pa.float64()),
         *WEB_FIELDS,
-        pa.field("extra", pa.string()),  # unknown fields of the record, as canonical JSON
+        pa.field("extra", pa.string()),  # fields that 1.0 does not know, as canonical JSON
         *[
             pa.field(f"{member}_{what}", pa.int64())
             for member in MEMBERS

@@ -13,13 +13,23 @@ LIST_SLICE = 1000
 """Images in one unit of a source that is a list of files."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListItem:
-    """One image of a list: its path below the root, class and (in a pair list) text."""
+    """One image of a list.
+
+    Attributes:
+        path: below the root.
+        class_index: of a labelled list; None if the image lies outside every class.
+        text: of a list of pairs.
+        beside: text and metadata lie in ``NAME.txt`` and ``NAME.json`` beside the image.
+        web: what the list says of the pair, under the names of schemas.tables.WEB_FIELDS.
+    """
 
     path: str
     class_index: int | None = None
     text: str | None = None
+    beside: bool = False
+    web: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Unit:
         root: the source's root folder; with it, ``source`` paths become places.
         tar: the tar below the root, or None for a slice of a list.
         items: the slice of a list; empty for a tar.
+        listed: where a pipeline keeps the items of a unit that goes about without them: a file
+            and the number of the slice.
     """
 
     number: int
@@ -39,6 +51,7 @@ class Unit:
     root: str
     tar: str | None = None
     items: tuple[ListItem, ...] = ()
+    listed: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)

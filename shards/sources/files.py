@@ -28,18 +28,34 @@ _LABEL_COLUMNS = ("label", "class", "class_name", "cls", "title", "caption")
 
 
 class FileList:
-    """A labelled list of image files, cut into slices of LIST_SLICE images."""
+    """A list of image files, cut into slices.
 
-    def __init__(self, place: str, root: str, items: list[ListItem], classes: list[str]) -> None:
+    Args:
+        place: as the user gave it.
+        root: folder that the items' paths are relative to.
+        items: the images.
+        classes: class names by index; empty for a list of image-text pairs.
+        size: images in a slice.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        root: str,
+        items: list[ListItem],
+        classes: list[str],
+        *,
+        size: int = LIST_SLICE,
+    ) -> None:
         self.place = place
         self.classes = classes
-        slices = range(0, len(items), LIST_SLICE)
+        slices = range(0, len(items), size)
         self.units = [
             Unit(
                 number=number,
                 name=f"images-{number:05d}",
                 root=root,
-                items=tuple(items[start : start + LIST_SLICE]),
+                items=tuple(items[start : start + size]),
             )
             for number, start in enumerate(slices)
         ]

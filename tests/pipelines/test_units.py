@@ -1,0 +1,98 @@
+"""Unit lists in the work folder: a graph stays small however much there is to read."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.build import Composition
+from pipelines.options import parse
+from pipelines.units import (
+    SLICES_A_FILE,
+    ReadUnits,
+    read_units,
+    unit_names,
+    with_items,
+    write_units,
+)
+from schemas.errors import UserError
+from shards.sources.base import LIST_SLICE, ListItem
+from shards.sources.files import FileList
+from shards.sources.tar_sets import TarSet
+
+ITEMS = st.builds(
+    ListItem,
+    path=st.text(st.characters(codec="utf-8"), min_size=1),
+    class_index=st.none() | st.integers(0, 9),
+    text=st.none() | st.text(st.characters(codec="utf-8")),
+    beside=st.booleans(),
+    web=st.none() | st.fixed_dictionaries({"url": st.just("http://x"), "punsafe": st.floats(0, 1)}),
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(items=st.lists(ITEMS, max_size=12), size=st.integers(1, 5))
+def test_what_is_listed_is_read_again(
+    items: list[ListItem], size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    work = str(tmp_path_factory.mktemp("work"))
+    source = FileList("list", "root", items, ["a"], size=size)
+    place = write_units(work, "finetune", source)
+    assert [with_items(unit).items for unit in read_units(place)] == [u.items for u in source.units]
+    assert unit_names(place) == [unit.name for unit in source.units]
+    assert {unit.root for unit in read_units(place)} <= {"root"}
+
+
+def test_slices_are_spread_over_files(tmp_path: Path) -> None:
+    items = [ListItem(f"{n}.jpg") for n in range(SLICES_A_FILE + 1)]
+    place = write_units(str(tmp_path), "pool", FileList("list", "r", items, [], size=1))
+    assert len(list((tmp_path / "units" / "pool").glob("items_*.parquet"))) == 2
+    last = list(read_units(place))[-1]
+    assert (last.items, with_items(last).items) == ((), (items[-1],))
+
+
+def test_lists_do_not_change_between_runs(tmp_path: Path) -> None:
+    source = FileList("list", "r", [ListItem(f"{n}.jpg", n) for n in range(50)], ["a"], size=7)
+    for work in ("one", "two"):
+        write_units(str(tmp_path / work), "finetune", source)
+    one, two = (sorted((tmp_path / work).rglob("*.parquet")) for work in ("one", "two"))
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert len(one) == 2
+
+
+def test_units_come_through_beam(tmp_path: Path) -> None:
+    source = TarSet("pool", ["r/0.tar", "r/1.tar", "r/2.tar"], [], labelled=False)
+    place = write_units(str(tmp_path), "pool", source)
+    with beam.Pipeline() as pipeline:
+        assert_that(pipeline | ReadUnits(place), equal_to(source.units))
+
+
+def test_a_cleared_work_folder_is_one_sentence(tmp_path: Path) -> None:
+    place = write_units(str(tmp_path), "pool", FileList("list", "r", [ListItem("a")], []))
+    (unit,) = read_units(place)
+    (tmp_path / "units" / "pool" / "items_00000.parquet").unlink()
+    with pytest.raises(UserError, match="the work folder was cleared while the build ran"):
+        with_items(unit)
+
+
+def test_the_graph_of_a_million_files_is_small(tmp_path: Path) -> None:
+    """Neither the files nor the tars exist: a graph is made without looking at them."""
+    items = [ListItem(f"class-{n % 1000}/image-{n:07d}.jpg", n % 1000) for n in range(1_000_000)]
+    finetune = FileList("data/train", "data/train", items, [f"class {n}" for n in range(1000)])
+    tars = [f"laion/{n:05d}.tar" for n in range(40_000)]
+    pool = TarSet("laion", tars, [], labelled=False)
+    argv = ["--finetune", "data/train", "--pool", "laion", "--output", str(tmp_path / "set")]
+    for stages in ("caption,embed,screen,retrieve,select,assemble", "assemble"):
+        config, options = parse([*argv, "--stages", stages])
+        pipeline = beam.Pipeline(options=options)
+        Composition(pipeline, config, finetune, pool, complete=False).expand()
+        assert len(pipeline.to_runner_api().SerializeToString()) < 1 << 20
+    units = list(read_units(str(tmp_path / "set.work" / "units" / "finetune" / "units.parquet")))
+    assert len(units) == len(items) // LIST_SLICE
+    assert max(len(pickle.dumps(unit)) for unit in units) < 500
