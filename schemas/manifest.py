@@ -26,7 +26,7 @@ from schemas.record import Kind, Sha256, canonical_json, first_error
 
 MANIFEST_NAME = "anchor_set.json"
 FORMAT_NAME: Literal["anchorft/anchor-set"] = "anchorft/anchor-set"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 # A path's parts hold letters, digits and a few signs that no shell, browser or file system acts
 # upon; none is hidden, so that no set brings a .git/config along.
 _SAFE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"

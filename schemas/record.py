@@ -25,6 +25,8 @@ Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,95}$")]
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
 )
+SINCE_1_0: tuple[str, ...] = ("clip_score",)
+"""Fields that a later minor version has added, which readers of 1.0 do not know."""
 _INT32 = 2**31 - 1  # the parquet's columns hold no more
 
 
@@ -82,6 +84,10 @@ class AnchorRecord(BaseModel):
     )
     query_classes: list[str] = Field(
         default_factory=list, description="image-text-pair: classes of those queries, sorted."
+    )
+    clip_score: float | None = Field(
+        default=None,
+        description="Cosine similarity of the image and the text, by the set's encoder.",
     )
     url: str | None = Field(default=None, description="Original address of the image.")
     license: str | None = Field(default=None, description="LICENSE of the source, as given.")

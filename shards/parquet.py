@@ -8,6 +8,7 @@ dictionaries until it is known how long they are.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import UserError
+from schemas.record import SINCE_1_0
 from schemas.tables import RECORDS
 from shards.compact import Compact
 
@@ -54,10 +56,33 @@ def read_records(data: bytes, place: str, rows: int | None = None) -> pa.Table:
         BadParquet: it is none, lacks a column, has another number of rows, or claims too much.
     """
     names = check_claims(data, place, rows)
-    missing = [name for name in RECORDS.names if name not in names]
+    held = pa.schema([f for f in RECORDS if f.name in names or f.name not in SINCE_1_0])
+    missing = [name for name in held.names if name not in names]
     if missing:
         raise BadParquet(place, f"it has no column {missing[0]}")
-    return read_columns(data, place, RECORDS.names, RECORDS)
+    table = read_columns(data, place, held.names, held)
+    try:
+        return table if held.equals(RECORDS) else _with_later_columns(table)
+    except (pa.ArrowException, ValueError, AttributeError, RecursionError) as error:
+        raise BadParquet(place, error) from None
+
+
+def _with_later_columns(table: pa.Table) -> pa.Table:
+    """A table of RECORDS from one that a writer of an older minor version made.
+
+    Such a writer has kept the later fields among the unknown ones.
+
+    Raises:
+        ValueError: the unknown fields are not a JSON object.
+    """
+    extra = [json.loads(text) if text else {} for text in table.column("extra").to_pylist()]
+    columns = {
+        field.name: table.column(field.name)
+        if field.name in table.column_names
+        else pa.array([fields.get(field.name) for fields in extra], field.type)
+        for field in RECORDS
+    }
+    return pa.table(columns, schema=RECORDS)
 
 
 def check_claims(data: bytes, place: str, rows: int | None = None) -> list[str]:

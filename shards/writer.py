@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.manifest import MANIFEST_NAME, FileEntry, Manifest, ShardEntry
-from schemas.record import AnchorRecord, Kind, canonical_json
+from schemas.record import SINCE_1_0, AnchorRecord, Kind, canonical_json
 from schemas.tables import MEMBERS, RECORDS
 from shards import places
 
@@ -123,6 +123,8 @@ def record_row(record: AnchorRecord) -> dict[str, Any]:
 def as_row(values: dict[str, Any]) -> dict[str, Any]:
     """A record's fields, those that are None left out, as record_row gives them."""
     extra = {name: values.pop(name) for name in list(values) if name not in _KNOWN}
+    # Beside their columns: a reader of 1.0 then finds the parquet equal to the tar.
+    extra |= {name: values[name] for name in SINCE_1_0 if name in values}
     if extra:
         values["extra"] = canonical_json(extra)
     return values

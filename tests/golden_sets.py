@@ -1,8 +1,9 @@
-"""The golden sets: what format 1.0 looks like on disk, to the byte.
+"""The golden sets: what format 1.1 looks like on disk, to the byte.
 
 ``python tests/golden_sets.py`` writes ``tests/golden/{tiny,captions-only}`` anew. A change in them
-is a change of the format: it belongs in docs/format.md and in the same commit. The images are
-files of their own, since another Pillow would encode other bytes.
+is a change of the format: it belongs in docs/format.md and in the same commit. Those of 1.0, in
+``tests/golden/1.0``, stay as they are: older sets must be read for good. The images are files of
+their own, since another Pillow would encode other bytes.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def pair(name: str, number: int, text: str, **more: Any) -> tuple[AnchorRecord, 
 
 CAPTIONS = [
     [
-        caption("0.jpg", 0, "a red circle on grey"),
+        caption("0.jpg", 0, "a red circle on grey", clip_score=0.312345),
         caption("1.png", 1, "a green square", "a square, green"),
         caption("2.webp", 2, 'ein "Bär" \\ 熊 😀\nzweite Zeile\t\x7f', mood={"a": [1, 2.5, None]}),
     ],
@@ -99,6 +100,7 @@ PAIRS = [
             rank=1,
             query_count=3,
             query_classes=["bär", "circle"],
+            clip_score=-0.01,
             url="https://example.org/circle?a=1&b=2",
             license="?",
             nsfw="UNLIKELY",

@@ -78,6 +78,10 @@ def _lines(summary: Summary) -> list[str]:
             lines.append(f"  per class: {classes[least]:,} ({least}) to {classes[most]:,} ({most})")
         if kind in summary.words:
             lines.append(f"  words per text: {_spread(summary.words[kind])}")
+        if kind in summary.clip_scores:
+            fit = summary.clip_scores[kind]
+            without = f", {number - fit.count:,} without" if fit.count < number else ""
+            lines.append(f"  image and text: {_spread(fit)}{without}")
         lines.append(f"  sources: {_most(summary.sources[kind])}")
     if summary.scores is not None:
         lines.append(f"  score: {_spread(summary.scores)}")

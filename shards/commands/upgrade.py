@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         made = upgrade(arguments.set, arguments.output, on_anchor=on_anchor)
     manifest = made.manifest
-    current = made.version.partition(".")[0] == FORMAT_VERSION.partition(".")[0]
+    current = manifest.format_version == made.version
     place = arguments.set if current else arguments.output
     if arguments.json:
         body = {

@@ -79,7 +79,9 @@ def upgrade(
     body = _body(data, place)
     held = str(body.get("format_version"))
     if held.partition(".")[0] == FORMAT_VERSION.partition(".")[0]:
-        return Upgraded(held, Manifest.from_json(data, place), False)
+        manifest = Manifest.from_json(data, place)  # with its seal and digest checked
+        if held not in {step.source for step in steps}:
+            return Upgraded(held, manifest, False)
     chain = _chain(held, steps, place)
     try:
         for step in chain:

@@ -86,4 +86,8 @@ def _image_ext(sample: TarSample) -> str:
     return next(ext for ext in IMAGE_EXTENSIONS if ext in sample.fields)
 
 
-STEPS = (Step("0.9", "1.0", _manifest_0_9, _record_0_9),)
+STEPS = (
+    Step("0.9", "1.0", _manifest_0_9, _record_0_9),
+    # 1.1 has one more field, which may be absent: what follows from it is made new anyway.
+    Step("1.0", "1.1", lambda body: body, lambda body, sample: body),
+)

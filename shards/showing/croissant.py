@@ -176,7 +176,7 @@ def _column(kind: Kind, column: pa.Field) -> dict[str, Any]:
     repeated = pa.types.is_list(column.type)
     description = known.description if known else "Where the member lies in the tar, in bytes."
     if column.name == "extra":
-        description = "Fields that this version of the format does not know, as JSON."
+        description = "Fields that version 1.0 of the format does not know, as JSON."
     return {
         "@type": "cr:Field",
         "@id": f"{kind}/{column.name}",

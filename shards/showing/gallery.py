@@ -24,6 +24,8 @@ from shards.showing.summary import Summary, summarise
 from shards.showing.thumbnails import size_for, thumbnails
 
 _TEMPLATE = Path(__file__).with_name("gallery.html")
+STYLE = Markup(Path(__file__).with_name("style.css").read_text("utf-8"))  # ours, not the data's
+"""How our pages look: the gallery, and the report of a build."""
 _THUMBNAIL = 176
 _AS_IT_IS = 4096  # an image of so few bytes is its own thumbnail
 _BARS = 24
@@ -65,6 +67,7 @@ def gallery_of_set(root: str, manifest: Manifest, limit: int = 600) -> bytes:
     return (
         environment.from_string(page)
         .render(
+            style=STYLE,
             manifest=manifest,
             summary=summary,
             models=[("captioner", made.captioner), ("encoder", made.encoder)],
@@ -164,6 +167,7 @@ def _card(row: dict[str, Any], found: str | BadSample, picture: int) -> dict[str
         "size": f"{row['width']} × {row['height']}",
         "url": row["url"],
         "license": row["license"],
+        "clip": row["clip_score"],
     }
     if row["kind"] == TEXT_COMPENSATED:
         card["classes"] = [row["class_name"]]
@@ -186,6 +190,15 @@ def _charts(summary: Summary) -> list[dict[str, Any]]:
                 "title": "Retrieval scores",
                 "note": "cosine similarity of a pair to its nearest finetune image",
                 "svg": charts.histogram(summary.scores, "scores"),
+            }
+        )
+    for kind, fits in summary.clip_scores.items():
+        what = "caption" if kind == TEXT_COMPENSATED else "text of a pair"
+        found.append(
+            {
+                "title": "Captions and images" if kind == TEXT_COMPENSATED else "Texts and images",
+                "note": f"cosine similarity of a {what} and its image",
+                "svg": charts.histogram(fits, "scores"),
             }
         )
     for kind, words in summary.words.items():

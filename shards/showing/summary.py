@@ -45,6 +45,7 @@ class Summary:
         kinds: anchors per kind.
         classes: per kind, anchors per class. A pair counts for every class that retrieved it.
         scores: cosine similarity of the image-text pairs, if there are any.
+        clip_scores: per kind, cosine similarity of image and text, of the anchors that have it.
         words: per kind, words of the anchors' texts.
         sources: per kind, anchors per file of the source; images that are files of their own
             are counted by folder, with a slash at the end.
@@ -65,6 +66,7 @@ class Summary:
     kinds: dict[Kind, int]
     classes: dict[Kind, dict[str, int]]
     scores: Spread | None
+    clip_scores: dict[Kind, Spread]
     words: dict[Kind, Spread]
     sources: dict[Kind, dict[str, int]]
     licenses: dict[str, int]
@@ -92,6 +94,7 @@ def summarise(anchors: AnchorSet) -> Summary:
     classes: dict[Kind, Counter[str]] = {kind: Counter() for kind in manifest.kinds}
     words: dict[Kind, list[NDArray[np.float64]]] = {kind: [] for kind in manifest.kinds}
     scores: list[NDArray[np.float64]] = []
+    clip_scores: dict[Kind, list[NDArray[np.float64]]] = {kind: [] for kind in manifest.kinds}
     sources: dict[Kind, Counter[str]] = {kind: Counter() for kind in manifest.kinds}
     named_values: dict[str, Counter[str]] = {
         name: Counter() for name in ("license", "language", "nsfw", "image_ext")
@@ -104,6 +107,7 @@ def summarise(anchors: AnchorSet) -> Summary:
         texts = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(table.column("text")))
         words[shard.kind].append(pc.list_value_length(texts).to_numpy().astype(np.float64))
         scores.append(_numbers(table, "score"))
+        clip_scores[shard.kind].append(_numbers(table, "clip_score"))
         _count(sources[shard.kind], _origins(table))
         inside = table.filter(pc.is_valid(table.column("image_offset")))
         for name, counter in named_values.items():
@@ -121,6 +125,9 @@ def summarise(anchors: AnchorSet) -> Summary:
         kinds=samples,
         classes={kind: _sorted(counter) for kind, counter in classes.items()},
         scores=_spread(scores),
+        clip_scores={
+            kind: found for kind, blocks in clip_scores.items() if (found := _spread(blocks))
+        },
         words={
             kind: found for kind, blocks in words.items() if (found := _spread(blocks, whole=True))
         },

@@ -173,7 +173,7 @@ def test_fields_of_a_newer_minor_version_are_kept() -> None:
 
 def test_another_major_version_is_refused_by_name() -> None:
     text = resealed(manifest().to_json(), format_version="2.0")
-    with pytest.raises(UserError, match=r"version 2\.0, but this anchorft reads 1\.0"):
+    with pytest.raises(UserError, match=r"version 2\.0, but this anchorft reads 1\.1"):
         Manifest.from_json(text, "here")
 
 

@@ -36,7 +36,7 @@ def test_mlcroissant_accepts_it(complete: tuple[Path, Manifest]) -> None:
     files = {file.id: file.sha256 for file in found.distribution if hasattr(file, "sha256")}
     wanted = {f.path: f.sha256 for shard in manifest.shards for f in (shard, shard.index)}
     assert files == wanted
-    assert found.version == f"1.0.0+{manifest.digest[:16]}"
+    assert found.version == f"1.1.0+{manifest.digest[:16]}"
 
 
 def test_the_check_sees_what_is_wrong(complete: tuple[Path, Manifest]) -> None:

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from golden_sets import GOLDEN
 from old_sets import set_0_9
 from tiny_data import CLASSES, jpeg
 from tiny_sets import pair_record, small_set, text_record
@@ -66,6 +68,22 @@ def test_a_set_of_0_9_becomes_a_sound_set(tmp_path: Path) -> None:
     assert bad == []
 
 
+@pytest.mark.parametrize("name", ["tiny", "captions-only"])
+def test_a_set_of_1_0_gets_its_column_and_keeps_its_tars(tmp_path: Path, name: str) -> None:
+    old, new = GOLDEN / "1.0" / name, tmp_path / "new"
+    made = upgrade(str(old), str(new))
+    assert (made.version, made.new, made.manifest.format_version) == ("1.0", True, "1.1")
+    report = verify(str(new), images="all")
+    assert report.findings == []
+    held = AnchorSet.open(str(old)).manifest
+    assert made.manifest.digest == held.digest
+    assert made.manifest.provenance.parents == [held.digest]
+    for shard in held.shards:
+        assert (new / shard.path).read_bytes() == (old / shard.path).read_bytes()
+        assert "clip_score" in pq.read_schema(new / shard.index.path).names
+    assert not upgrade(str(new), str(tmp_path / "again")).new
+
+
 def test_the_same_again_and_after_an_interruption(tmp_path: Path) -> None:
     set_0_9(tmp_path / "old", CAPTIONS + PAIRS)
     upgrade(str(tmp_path / "old"), str(tmp_path / "new"))
@@ -118,7 +136,7 @@ def test_a_chain_of_steps(tmp_path: Path) -> None:
         "a circle!",
         "a circle number 2!",
     ]
-    with pytest.raises(UserError, match=r"version 0\.8, which .* it knows 0\.9 and 1\.0"):
+    with pytest.raises(UserError, match=r"version 0\.8, which .* it knows 0\.9, 1\.0 and 1\.1"):
         upgrade(str(tmp_path / "old"), str(tmp_path / "new"))
 
 
@@ -186,15 +204,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["verify", str(tmp_path / "old")]) == 2
     assert "upgrade the set" in capsys.readouterr().err
     assert main(["upgrade", str(tmp_path / "old"), "--output", new]) == 0
-    assert "3 anchors, 0.9 to 1.0" in capsys.readouterr().out
+    assert "3 anchors, 0.9 to 1.1" in capsys.readouterr().out
     assert main(["upgrade", str(tmp_path / "old"), "--output", new, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["from"], said["to"], said["new"]) == ("0.9", "1.0", False)
+    assert (said["from"], said["to"], said["new"]) == ("0.9", "1.1", False)
     assert said["parents"] == [old["digest"]]
     # A set that is current says so, and nothing is written.
     small_set(str(tmp_path / "now"))
     assert main(["upgrade", str(tmp_path / "now"), "--output", str(tmp_path / "x")]) == 0
-    assert "is of format 1.0 already; nothing was written" in capsys.readouterr().out
+    assert "is of format 1.1 already; nothing was written" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
     assert main(["upgrade", str(tmp_path / "old"), "--output", str(tmp_path / "now")]) == 2
     assert "already holds another set" in capsys.readouterr().err
