@@ -26,8 +26,6 @@ from shards.showing.thumbnails import size_for, thumbnails
 _TEMPLATE = Path(__file__).with_name("gallery.html")
 STYLE = Markup(Path(__file__).with_name("style.css").read_text("utf-8"))  # ours, not the data's
 """How our pages look: the gallery, and the report of a build."""
-STYLE = Markup(Path(__file__).with_name("style.css").read_text("utf-8"))  # ours, not the data's
-"""How our pages look: the gallery, and the report of a build."""
 _THUMBNAIL = 176
 _AS_IT_IS = 4096  # an image of so few bytes is its own thumbnail
 _BARS = 24
@@ -69,7 +67,6 @@ def gallery_of_set(root: str, manifest: Manifest, limit: int = 600) -> bytes:
     return (
         environment.from_string(page)
         .render(
-            style=STYLE,
             style=STYLE,
             manifest=manifest,
             summary=summary,
