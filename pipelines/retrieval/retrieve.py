@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.embedding.embed import read_array
+from pipelines.embedding.vectors import read_array
 from pipelines.parts import Part, fingerprint, finished, read_table, write_part
 from pipelines.reading import publish
 from pipelines.retrieval.options import RetrieveConfig

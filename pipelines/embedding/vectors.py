@@ -1,0 +1,136 @@
+"""Reading embeddings: the one place that knows where a part's vectors lie and what they look like.
+
+Whoever made them, they come out as float16 values of unit length: what retrieval's exact scores
+rest on (see pipelines.retrieval.search). Local files are mapped into memory, so that only what is
+touched is read; remote ones are copied to scratch disk once and mapped from there.
+
+A file is checked against its SHA-256 when a process opens it for the first time, and not again
+while its size and date stay: hashing a gigabyte takes about a second, the search of one against
+thousands of queries takes minutes, but a task that opens a part a hundred times should not hash it
+a hundred times.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.parts import Part, array_place
+from schemas.errors import UserError
+from shards import places
+
+_CHUNK = 65_536  # rows that are brought to unit length at once
+
+
+def vectors_place(work: str, part: Part) -> str:
+    """Where a part's .npy lies: in the work folder, or where its ``extra["npy"]`` says.
+
+    The latter are embeddings that were there already; they may be float32 or of another length.
+    """
+    place = part.extra.get("npy")
+    return array_place(work, part.stage, part.number) if place is None else str(place)
+
+
+class Vectors:
+    """The embeddings of one part, [N, D]; rows are read when they are asked for.
+
+    Raises:
+        UserError: the file is missing, not the array that the part was made with, or no array of
+            numbers.
+    """
+
+    def __init__(self, work: str, part: Part) -> None:
+        place = vectors_place(work, part)
+        self._unit = "npy" not in part.extra
+        self._array = _mapped(place, part.extra["npy_sha256"])
+        self.rows, self.dimension = self._array.shape
+
+    def take(self, rows: NDArray[np.int32] | slice) -> NDArray[np.float32]:
+        """Some rows, as float32 that holds float16 values of unit length, contiguous."""
+        taken = self._array[rows]
+        if self._unit:
+            return np.ascontiguousarray(taken, dtype=np.float32)
+        return unit_rows(taken)
+
+
+def read_array(work: str, part: Part) -> NDArray[np.float32]:
+    """All embeddings of a part as float32 [N, D], ready for faiss; their values are float16.
+
+    Raises:
+        UserError: as Vectors.
+    """
+    return Vectors(work, part).take(slice(None))
+
+
+def blocks(
+    work: str, part: Part, rows: NDArray[np.int32], size: int
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """The chosen rows of a part, at most ``size`` at a time: their numbers and their vectors.
+
+    Raises:
+        UserError: as Vectors.
+    """
+    if not len(rows):
+        return
+    vectors = Vectors(work, part)
+    for start in range(0, len(rows), size):
+        chosen = rows[start : start + size]
+        first, last = int(chosen[0]), int(chosen[-1])
+        whole = last - first + 1 == len(chosen)  # a slice of the file is read faster than a list
+        yield chosen, vectors.take(slice(first, last + 1) if whole else chosen)
+
+
+def unit_rows(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Rows brought to unit length and rounded to float16; a row of zeros stays one."""
+    out = np.empty(values.shape, np.float32)
+    for start in range(0, len(values), _CHUNK):
+        wide = values[start : start + _CHUNK].astype(np.float64)
+        length = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+        wide /= np.where(length > 0, length, 1)[:, None]
+        out[start : start + _CHUNK] = wide.astype(np.float16)
+    return out
+
+
+def _mapped(place: str, sha256: str) -> NDArray[np.floating]:
+    if not places.is_local(place):
+        # The copy's name is gone at once, its space with the array.
+        with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+            places.copy_out(place, Path(file.name))
+            check_sha256(place, sha256, file.name)
+            return _load(place, file.name)
+    path = Path(places.local_path(place))
+    if not path.is_file():
+        raise UserError(f"{place!r} is missing; run the embed stage again.")
+    found = path.stat()
+    _check_once(place, sha256, found.st_size, found.st_mtime_ns)
+    return _load(place, str(path))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _check_once(place: str, sha256: str, size: int, changed: int) -> None:
+    check_sha256(place, sha256)
+
+
+def check_sha256(place: str, sha256: str, copy: str | None = None) -> None:
+    """Check a file's content; ``copy`` is where it was copied to.
+
+    Raises:
+        UserError: it is not what it was.
+    """
+    if places.sha256_file(copy or place)[0] != sha256:
+        raise UserError(f"{place!r} was changed after it was written; run the embed stage again.")
+
+
+def _load(place: str, path: str) -> NDArray[np.floating]:
+    try:
+        array: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise UserError(f"{place!r} is no .npy of numbers ({error}).") from None
+    if array.ndim != 2 or array.dtype not in (np.float16, np.float32):
+        raise UserError(f"{place!r} is not a table of float16 or float32 rows.")
+    return array
