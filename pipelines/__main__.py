@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import sys
 from collections.abc import Sequence
 
@@ -23,9 +22,13 @@ from pipelines.embedding.encoder import choose_device
 from pipelines.options import parse
 from pipelines.retrieval import retrieve
 from pipelines.selection import screen, select
-from pipelines.watching import worker_output
+from pipelines.watching import worker_deaths, worker_output
+from pipelines.watching.ending import reported
 from pipelines.watching.interrupt import Interrupts
-from pipelines.watching.progress import Progress
+from pipelines.watching.progress import ASSEMBLE, Progress
+from pipelines.watching.report import PAGE_NAME
+from pipelines.watching.sentences import user_sentence
+from pipelines.watching.worker_deaths import WorkerDeaths, worker_died
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
@@ -57,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = AnchorSet.open(config.output).manifest
         print(f"{config.output}: {manifest.samples:,} anchors in {len(manifest.shards)} shards")
         print(f"digest {manifest.digest}")
+    print(f"report {places.join(config.work, PAGE_NAME)}")
     return 0
 
 
@@ -65,15 +69,18 @@ def _build_quietly(config: BuildConfig, options: PipelineOptions) -> PipelineRes
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed, whatever error came of it.
+        UserError: what has to be mended, or a worker process died.
     """
     workers = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     aside = worker_output.set_aside() if workers else contextlib.nullcontext()
-    with Interrupts() as interrupts, aside as log:
+    with Interrupts() as interrupts, aside as log, WorkerDeaths() as deaths:
         try:
             return build(config, options)
         except Exception as error:
             if interrupts.seen:
                 raise KeyboardInterrupt from None
+            if user_sentence(error) is None and (deaths.seen or worker_died(error)):
+                raise UserError(worker_deaths.SENTENCE) from error
             if log is not None and user_sentence(error) is None:
                 log.seek(0)
                 print(log.read().decode(errors="replace"), file=sys.stderr)
@@ -97,12 +104,14 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
         check_captioner(config.captioning.captioner, config.captioning.decoding)
     choose_device(config.machine.device)
     complete = claim_output(config, config.build_id(finetune, pool))
-    with Progress(config.work, _units(config, finetune, pool)):
+    progress = Progress(config.work, _units(config, finetune, pool))
+    with reported(config, progress), progress:
         return run(config, options, finetune, pool, complete=complete)
 
 
-def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[str, int]:
-    units: dict[str, int] = {}
+def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[str, int | None]:
+    """Stages that run, with the number of parts of each; None where that shows only later."""
+    units: dict[str, int | None] = {}
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
         units[caption.STAGE] = len(finetune.units)
     if pool is not None and "embed" in config.stages:
@@ -114,6 +123,8 @@ def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[s
         units[retrieve.STAGE] = len(finetune.units)
     if pool is not None and "select" in config.stages:
         units[select.STAGE] = len(pool.units)
+    if ASSEMBLE in config.stages:
+        units[ASSEMBLE] = None
     return units
 
 
@@ -146,25 +157,12 @@ def claim_output(config: BuildConfig, build_id: str) -> bool:
     return complete
 
 
-def user_sentence(error: BaseException) -> str | None:
-    """Find the UserError that ended a job: runners wrap what a worker raised, or quote it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return re.sub(r" \[while running '.*", "", str(seen), flags=re.DOTALL)
-        seen = seen.__cause__ or seen.__context__
-    found = re.findall(
-        r"schemas\.errors\.UserError: (.*?)(?: \[while running|\\n|\n|$)", str(error)
-    )
-    return found[-1] if found else None
-
-
 def print_counts(result: PipelineResult) -> None:
     """What each stage read, kept and dropped, from Beam's counters."""
     counters: dict[str, dict[str, int]] = {}
     for counter in result.metrics().query(MetricsFilter())["counters"]:
         metric = counter.key.metric
-        if "/" in metric.name or metric.name in ("read", "kept"):
+        if metric.name.startswith("dropped/") or metric.name in ("read", "kept"):
             counters.setdefault(metric.namespace, {})[metric.name] = counter.result
     for stage, values in sorted(counters.items()):
         dropped = ", ".join(

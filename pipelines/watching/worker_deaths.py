@@ -1,0 +1,66 @@
+"""Worker processes that die: the command ends, with a sentence, and never waits for them.
+
+When a worker of the direct runner is killed in the middle of a bundle, Beam ends the job. When it
+dies between two, Beam waits for ever for an answer to its next request. All that Beam does in
+either case is to raise an error in the thread that watches the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from types import TracebackType
+
+SENTENCE = (
+    "a worker process died while the job ran (killed, often for want of memory: fewer workers, or "
+    "smaller batches, need less); the same command goes on from here."
+)
+_SIGNS = ("Worker subprocess exited with return code", "Channel closed prematurely")
+_PATIENCE = 20.0  # seconds that Beam has to end the job by itself
+
+
+class WorkerDeaths:
+    """Notices, while it is entered, that a worker process of the direct runner died.
+
+    If the job has not ended ``patience`` seconds later, the process is ended with status 2.
+
+    Attributes:
+        seen: whether one died.
+    """
+
+    def __init__(self, patience: float = _PATIENCE) -> None:
+        self.seen = False
+        self._patience = patience
+        self._over = threading.Event()
+
+    def __enter__(self) -> WorkerDeaths:
+        self._hook = threading.excepthook
+        threading.excepthook = self._note
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        threading.excepthook = self._hook
+
+    def _note(self, died: threading.ExceptHookArgs) -> None:
+        self._hook(died)
+        if not self._over.is_set() and worker_died(died.exc_value) and not self.seen:
+            self.seen = True
+            threading.Thread(target=self._wait_and_end, daemon=True).start()
+
+    def _wait_and_end(self) -> None:
+        if self._over.wait(self._patience):
+            return
+        print(f"anchorft-build: error: {SENTENCE}", file=sys.stderr, flush=True)
+        os._exit(2)  # the main thread waits for the dead; nothing that it holds is half-written
+
+
+def worker_died(error: BaseException | None) -> bool:
+    """True if this is how Beam says that a worker is gone, here or in a remote job."""
+    return error is not None and any(sign in str(error) for sign in _SIGNS)
