@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,15 @@ def hear_ctrl_c() -> None:
 def ended(process: subprocess.Popen[str]) -> Built:
     out, err = process.communicate(timeout=300)
     return Built(process.returncode, out, err)
+
+
+def without_progress(err: str) -> list[str]:
+    """The lines of standard error that do not say how far the build is: a slow one says it often."""
+    return [
+        line
+        for line in err.splitlines()
+        if not re.match(r"[a-z-]+ [\d,]+(/[\d,]+)? (parts|shards)", line)
+    ]
 
 
 def contents(folder: Path) -> dict[str, str]:

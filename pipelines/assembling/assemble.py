@@ -13,6 +13,7 @@ import apache_beam as beam
 from pipelines.candidates import CANDIDATE_STAGE, candidate_table
 from pipelines.parts import Part, fingerprint, read_table, required_part, write_part
 from pipelines.reading import publish
+from pipelines.watching.timing import stopwatch
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Counts, ShardEntry
 from schemas.record import TEXT_COMPENSATED, AnchorRecord, Kind, anchor_key
@@ -134,7 +135,8 @@ class ShardWriter:
                 )
             if self.complete:  # while a shard changes the folder must not look like a set
                 places.remove(places.join(self.output, MANIFEST_NAME))
-            entry = write_shard(self.output, plan.kind, plan.number, self._samples(plan))
+            with stopwatch(self.work, f"assemble-{plan.kind}", plan.number):
+                entry = write_shard(self.output, plan.kind, plan.number, self._samples(plan))
             text = json.dumps({"plan": plan.fingerprint, "entry": entry.model_dump()})
             places.write_bytes(note, text.encode())
         publish("assemble", Counts(read=entry.samples, kept=entry.samples))

@@ -16,6 +16,7 @@ from pipelines.config import Machine
 from pipelines.embedding.encoder import choose_device
 from pipelines.parts import Part, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
+from pipelines.watching.timing import timed
 from schemas.errors import BadSample
 from schemas.tables import CAPTIONS
 from shards.decoding import Tally, decoded_batches
@@ -95,7 +96,7 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
         wanted = fingerprint(STAGE, content, model["weights_sha256"], options)
         part = None if self._force else finished(self._work, STAGE, unit.number, wanted)
         if part is None:
-            part = self._caption(unit, wanted, content, model, options)
+            part = timed(self._work, lambda: self._caption(unit, wanted, content, model, options))
         publish(STAGE, part.counts)
         yield part
 

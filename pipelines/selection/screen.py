@@ -18,6 +18,7 @@ from pipelines.parts import Part, fingerprint, finished, read_table, required_pa
 from pipelines.reading import publish
 from pipelines.selection.options import ScreenConfig
 from pipelines.selection.texts import clean_text
+from pipelines.watching.timing import timed
 from schemas.errors import BadSample
 from schemas.tables import SCREENED
 from shards.decoding import Tally
@@ -60,7 +61,7 @@ def screen_part(pool: Part, *, work: str, config: ScreenConfig, force: bool) -> 
     wanted = fingerprint(STAGE, pool.fingerprint, options)
     part = None if force else finished(work, STAGE, pool.number, wanted)
     if part is None:
-        part = _screen(pool, work, wanted, options)
+        part = timed(work, lambda: _screen(pool, work, wanted, options))
     publish(STAGE, part.counts)
     return part
 

@@ -24,8 +24,8 @@ GOOD_ENDS = ("complete", "stages done")
 def reported(config: BuildConfig, progress: Progress) -> Iterator[None]:
     """Write WORK/report.json and WORK/report.html when what it holds ends or fails.
 
-    Where it fails, the page is named on standard error, ahead of what went wrong. A report that cannot be written takes nothing away from the build, nor from the error that
-    ended it.
+    Where it fails, the page is named on standard error, ahead of what went wrong. A report that
+    cannot be written takes nothing away from the build, nor from the error that ended it.
     """
     began = time.monotonic()
     ended = "stopped"
