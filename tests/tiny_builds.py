@@ -80,7 +80,7 @@ def ended(process: subprocess.Popen[str]) -> Built:
 
 
 def without_progress(err: str) -> list[str]:
-    """The lines of standard error that do not say how far the build is: a slow one says it often."""
+    """Standard error but for the lines that say how far the build is; a slow one says it often."""
     return [
         line
         for line in err.splitlines()
