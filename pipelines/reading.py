@@ -14,7 +14,8 @@ from schemas.manifest import Counts
 from shards import places
 from shards.decoding import Tally
 from shards.sources import Sample, Unit
-from shards.sources.files import read_list
+from shards.sources.beside import beside_place, read_beside
+from shards.sources.files import beside_paths, read_list
 from shards.sources.tar_sets import read_unit_tar
 
 
@@ -27,28 +28,49 @@ def publish(stage: str, counts: Counts) -> None:
 
 
 def read_unit(unit: Unit, tally: Tally, classes: int | None) -> Iterator[Sample]:
-    """The unit's samples; ``classes`` is the number of classes of a labelled source."""
+    """The unit's samples; ``classes`` is the number of classes of a labelled source.
+
+    Pairs that img2dataset could not fetch are noted in the tally as ``not_downloaded``: they are
+    no samples, neither read nor bad.
+    """
     if unit.tar is None:
-        return read_list(with_items(unit), tally.drop)
-    return read_unit_tar(unit, tally.drop, classes)
+        return read_list(with_items(unit), tally.drop, labelled=classes is not None)
+    beside = None
+    if classes is None:
+        beside = read_beside(places.join(unit.root, unit.tar), tally.drop)
+        if beside is not None and beside.failed:
+            tally.noted["not_downloaded"] = beside.failed
+    return read_unit_tar(unit, tally.drop, classes, beside=beside)
 
 
 def unit_fingerprint(unit: Unit) -> str:
-    """Digest of a unit's content: a tar's bytes, or those of each file of a list.
+    """Digest of a unit's content: a tar's bytes and those of the parquet beside it, or those of
+    each file of a list.
 
     Raises:
         UserError: a tar is not there.
     """
     if unit.tar is not None:
-        return places.content_fingerprint(places.join(unit.root, unit.tar))
+        tar = places.join(unit.root, unit.tar)
+        content = places.content_fingerprint(tar)
+        beside = beside_place(tar)
+        if not places.exists(beside):
+            return content
+        return "sha256:" + fingerprint(content, places.content_fingerprint(beside))
     lines: list[Any] = []
     for item in with_items(unit).items:
-        try:
-            content = places.content_fingerprint(places.join(unit.root, item.path))
-        except (UserError, OSError):
-            content = "missing"  # reading will count it; here it only has to be told apart
-        lines.append([item.path, item.class_index, item.text, content])
+        contents = [_content(places.join(unit.root, item.path))]
+        if item.beside:
+            contents += [_content(places.join(unit.root, path)) for path in beside_paths(item.path)]
+        lines.append([item.path, item.class_index, item.text, item.web, contents])
     return "sha256:" + fingerprint(lines)
+
+
+def _content(place: str) -> str:
+    try:
+        return places.content_fingerprint(place)
+    except (UserError, OSError):
+        return "missing"  # reading will count it; here it only has to be told apart
 
 
 def in_order(parts: list[Part]) -> list[Part]:

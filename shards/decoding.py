@@ -23,10 +23,11 @@ _EXAMPLES = 5
 
 @dataclass
 class Tally:
-    """Counts of one unit; read = kept + dropped."""
+    """Counts of one unit; read = kept + dropped. ``noted`` counts what is neither."""
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
     examples: list[tuple[str, str, str]] = field(default_factory=list)
 
     def drop(self, key: str, problem: BadSample) -> None:

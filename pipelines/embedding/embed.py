@@ -19,7 +19,8 @@ from pipelines.embedding.encoder import ImageEncoder, choose_device
 from pipelines.embedding.options import EmbedConfig
 from pipelines.parts import Part, array_place, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
-from schemas.errors import BadSample, UserError
+from pipelines.watching.timing import timed
+from schemas.errors import BadSample
 from schemas.tables import EMBEDDING_METADATA
 from shards import places
 from shards.decoding import Decoded, Tally, decoded_batches
@@ -115,7 +116,7 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
         ):
             part = None
         if part is None:
-            part = self._embed(unit, wanted, content, model, options)
+            part = timed(self._work, lambda: self._embed(unit, wanted, content, model, options))
         publish(self._stage, part.counts)
         yield part
 
@@ -161,7 +162,8 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
             tally.counts(),
             model,
             tally.examples,
-            {"npy_sha256": digest, "dimension": int(matrix.shape[1]), "options": options},
+            {"npy_sha256": digest, "dimension": int(matrix.shape[1]), "options": options}
+            | {"noted": dict(tally.noted)},
         )
         table = pa.Table.from_pylist(rows, schema=EMBEDDING_METADATA)
         # The parquet goes last: it is what marks the pair as finished.
@@ -194,17 +196,3 @@ def write_array(place: str, matrix: NDArray[np.float16]) -> str:
 def _npy_sha256(work: str, stage: str, number: int) -> str | None:
     place = array_place(work, stage, number)
     return places.sha256_file(place)[0] if places.exists(place) else None
-
-
-def read_array(work: str, part: Part) -> NDArray[np.float32]:
-    """The embeddings of a part as float32 [N, D], ready for faiss.
-
-    Raises:
-        UserError: it is missing, or not the array that the part was written with.
-    """
-    place = array_place(work, part.stage, part.number)
-    data = places.read_bytes(place)
-    if hashlib.sha256(data).hexdigest() != part.extra["npy_sha256"]:
-        raise UserError(f"{place!r} was changed after it was written; run the embed stage again.")
-    matrix = np.load(io.BytesIO(data), allow_pickle=False)
-    return np.ascontiguousarray(matrix, dtype=np.float32)

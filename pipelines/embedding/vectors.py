@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from schemas.errors import UserError
 from shards import places
 
 _CHUNK = 65_536  # rows that are brought to unit length at once
+_TOLERANCE = 1e-3  # float16 takes a length this far from 1, so such a row is of unit length
 
 
 def vectors_place(work: str, part: Part) -> str:
@@ -50,8 +50,11 @@ class Vectors:
         self._array = _mapped(place, part.extra["npy_sha256"])
         self.rows, self.dimension = self._array.shape
 
-    def take(self, rows: NDArray[np.int32] | slice) -> NDArray[np.float32]:
+    def take(self, rows: NDArray[np.integer] | slice) -> NDArray[np.float32]:
         """Some rows, as float32 that holds float16 values of unit length, contiguous."""
+        if not isinstance(rows, slice) and len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            # Ascending without a gap: a slice of the file is read faster than a list of rows.
+            rows = slice(int(rows[0]), int(rows[-1]) + 1)
         taken = self._array[rows]
         if self._unit:
             return np.ascontiguousarray(taken, dtype=np.float32)
@@ -67,31 +70,14 @@ def read_array(work: str, part: Part) -> NDArray[np.float32]:
     return Vectors(work, part).take(slice(None))
 
 
-def blocks(
-    work: str, part: Part, rows: NDArray[np.int32], size: int
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """The chosen rows of a part, at most ``size`` at a time: their numbers and their vectors.
-
-    Raises:
-        UserError: as Vectors.
-    """
-    if not len(rows):
-        return
-    vectors = Vectors(work, part)
-    for start in range(0, len(rows), size):
-        chosen = rows[start : start + size]
-        first, last = int(chosen[0]), int(chosen[-1])
-        whole = last - first + 1 == len(chosen)  # a slice of the file is read faster than a list
-        yield chosen, vectors.take(slice(first, last + 1) if whole else chosen)
-
-
 def unit_rows(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows brought to unit length and rounded to float16; a row of zeros stays one."""
+    """Rows brought to unit length and rounded to float16; without a direction they are zeros."""
     out = np.empty(values.shape, np.float32)
     for start in range(0, len(values), _CHUNK):
         wide = values[start : start + _CHUNK].astype(np.float64)
         length = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-        wide /= np.where(length > 0, length, 1)[:, None]
+        good = np.isfinite(length) & (length > 0)
+        wide = np.where(good[:, None], wide, 0) / np.where(good, length, 1)[:, None]
         out[start : start + _CHUNK] = wide.astype(np.float16)
     return out
 

@@ -9,7 +9,8 @@ from schemas.errors import UserError
 from shards import places
 from shards.sources.base import ListItem, Sample, Source, Unit, raise_bad
 from shards.sources.files import open_image_folder, open_table
-from shards.sources.tar_sets import list_tars, open_labelled_tars, open_pool
+from shards.sources.pools import open_pool
+from shards.sources.tar_sets import list_tars, open_labelled_tars
 
 __all__ = [
     "ListItem",

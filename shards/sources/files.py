@@ -8,6 +8,7 @@ import json
 import posixpath
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,7 +16,8 @@ from schemas.errors import BadSample, UserError
 from shards import places
 from shards.parquet import MAX_FILE_BYTES, check_claims, read_columns
 from shards.sources.base import LIST_SLICE, ListItem, Sample, Unit
-from shards.sources.tar_sets import class_lines
+from shards.sources.tar_sets import MAX_TEXT_BYTES, class_lines, parse_about
+from shards.sources.web import caption_of, lower_case, web_of
 from shards.tars import MAX_MEMBER_BYTES, OnBad
 
 MAX_LIST_BYTES = 128 << 20
@@ -23,7 +25,7 @@ MAX_LIST_BYTES = 128 << 20
 
 _NOT_DATA = {"classnames.txt", "classnames.json", "templates.txt"}
 _SPLITS = {"train", "val", "valid", "validation", "test"}
-_PATH_COLUMNS = ("filepath", "path", "image_path", "file", "image")
+PATH_COLUMNS = ("filepath", "path", "image_path", "file", "image")
 _LABEL_COLUMNS = ("label", "class", "class_name", "cls", "title", "caption")
 
 
@@ -61,18 +63,22 @@ class FileList:
         ]
 
     def read(self, unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
-        """The slice's images in order. Reasons: ``missing_file``, ``no_class_folder``."""
-        return read_list(unit, on_bad)
+        """The slice's images in order.
+
+        Reasons: ``missing_file``, ``unreadable_file``, ``bad_name``; of labelled images
+        ``no_class_folder``; of pairs with metadata beside them ``bad_json``, ``text_too_large``.
+        """
+        return read_list(unit, on_bad, labelled=bool(self.classes))
 
 
-def read_list(unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
+def read_list(unit: Unit, on_bad: OnBad, *, labelled: bool) -> Iterator[Sample]:
     """Read a slice of a list of files; see FileList.read."""
     for item in unit.items:
         key = places.printable(item.path)
         if key != item.path:
             on_bad(key, BadSample("bad_name", "the name of the file is not UTF-8"))
             continue
-        if item.class_index is None:
+        if labelled and item.class_index is None:
             on_bad(key, BadSample("no_class_folder", f"{item.path} lies outside a class folder"))
             continue
         try:
@@ -83,8 +89,38 @@ def read_list(unit: Unit, on_bad: OnBad) -> Iterator[Sample]:
         except OSError as error:
             on_bad(key, BadSample("unreadable_file", str(error)))
             continue
+        try:
+            text, web = _beside(unit.root, item) if item.beside else (item.text, item.web or {})
+        except BadSample as problem:
+            on_bad(key, problem)
+            continue
         # The path with its extension tells a.jpg and a.png apart.
-        yield Sample(item.path, item.path, None, len(image), image, item.class_index, item.text)
+        yield Sample(item.path, item.path, None, len(image), image, item.class_index, text, web)
+
+
+def beside_paths(path: str) -> tuple[str, str]:
+    """The text and the json that lie beside an image."""
+    stem = path.rpartition(".")[0]
+    return f"{stem}.txt", f"{stem}.json"
+
+
+def _beside(root: str, item: ListItem) -> tuple[str | None, dict[str, Any]]:
+    """Text and web columns from the files beside an image, as img2dataset writes them."""
+    found: list[bytes | None] = []
+    for path in beside_paths(item.path):
+        place = places.join(root, path)
+        try:
+            found.append(places.read_limited(place, MAX_TEXT_BYTES))
+        except (UserError, OSError):
+            if places.exists(place):
+                raise BadSample("text_too_large", f"{path} cannot be read as a text") from None
+            found.append(None)
+    text, about = found
+    known = {} if about is None else lower_case(parse_about(about, beside_paths(item.path)[1]))
+    return (
+        caption_of(known) if text is None else text.decode("utf-8", "replace"),
+        web_of(known),
+    )
 
 
 def open_image_folder(place: str, classnames: str | None = None) -> FileList:
@@ -180,9 +216,9 @@ def open_table(place: str, classnames: str | None = None) -> FileList:
     Raises:
         UserError: a column or a value is missing, or an integer label has no class name.
     """
-    table = _read_table(place)
-    path_column = _first_of(_PATH_COLUMNS, table, place)
-    label_column = _first_of(_LABEL_COLUMNS, table, place)
+    table = read_list_table(place, (*PATH_COLUMNS, *_LABEL_COLUMNS))
+    path_column = first_of(PATH_COLUMNS, table, place)
+    label_column = first_of(_LABEL_COLUMNS, table, place)
     paths, labels = table[path_column].to_pylist(), table[label_column].to_pylist()
     for row, values in enumerate(zip(paths, labels, strict=True), start=1):
         if values[0] in (None, "") or values[1] in (None, ""):
@@ -198,7 +234,7 @@ def open_table(place: str, classnames: str | None = None) -> FileList:
             f"line, as --classnames."
         )
     index = {name: number for number, name in enumerate(classes)}
-    root, relative = _below_one_root(place, [str(path) for path in paths])
+    root, relative = below_one_root(place, [str(path) for path in paths])
     items = []
     for path, name in zip(relative, names, strict=True):
         number = index.get(name)
@@ -213,7 +249,7 @@ def open_table(place: str, classnames: str | None = None) -> FileList:
     return FileList(place, root, items, classes)
 
 
-def _below_one_root(place: str, paths: list[str]) -> tuple[str, list[str]]:
+def below_one_root(place: str, paths: list[str]) -> tuple[str, list[str]]:
     """The root of a list's images, and their paths relative to it."""
     folder = places.parent_and_name(place)[0]
     if places.is_local(place):
@@ -232,26 +268,37 @@ def _below_one_root(place: str, paths: list[str]) -> tuple[str, list[str]]:
     return root, [places.below(root, path) for path in full]
 
 
-def _read_table(place: str) -> pa.Table:
+def read_list_table(place: str, columns: tuple[str, ...]) -> pa.Table:
+    """A CSV, TSV or parquet list; of a parquet, those of the columns that it has.
+
+    Raises:
+        UserError: it has no rows, or does not read.
+    """
     if place.endswith(".parquet"):
         data = places.read_limited(place, MAX_FILE_BYTES)
         names = check_claims(data, place)
-        known = [name for name in (*_PATH_COLUMNS, *_LABEL_COLUMNS) if name in names]
+        wanted = {column.lower() for column in columns}
+        known = [name for name in names if name.lower() in wanted]
         # Without a column that we know, all are named in the error.
         table = read_columns(data, place, known or names)
     else:
         text = places.read_text(place, MAX_LIST_BYTES)
         delimiter = "\t" if place.endswith(".tsv") or "\t" in text.split("\n", 1)[0] else ","
         reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-        columns = list(reader.fieldnames or [])
+        header = list(reader.fieldnames or [])
         rows = list(reader)
-        table = pa.table({name: pa.array([row[name] for row in rows]) for name in columns})
+        table = pa.table({name: pa.array([row[name] for row in rows]) for name in header})
     if not table.num_rows:
         raise UserError(f"{place!r} has no rows below its header.")
     return table
 
 
-def _first_of(wanted: tuple[str, ...], table: pa.Table, place: str) -> str:
+def first_of(wanted: tuple[str, ...], table: pa.Table, place: str) -> str:
+    """The first of the columns that a list has.
+
+    Raises:
+        UserError: it has none of them.
+    """
     for name in wanted:
         if name in table.column_names:
             return name

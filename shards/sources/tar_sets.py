@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,23 +12,17 @@ from schemas.errors import BadSample, UserError
 from schemas.record import IMAGE_EXTENSIONS
 from shards import places
 from shards.sources.base import Sample, Unit
+from shards.sources.beside import Beside, read_beside
+from shards.sources.web import caption_of, lower_case, web_of
 from shards.tars import OnBad, TarSample, read_tar
 
 MAX_TEXT_BYTES = 4 << 20
 """Of a caption, a label or a json member; parsed, the last can take thirty times its bytes."""
 
 _LABEL_FIELDS = ("label", "cls", "class", "class_index")
-# Our name for a web column, and the names that LAION releases and img2dataset give it.
-_WEB_NAMES: dict[str, tuple[str, ...]] = {
-    "url": ("url", "URL"),
-    "license": ("LICENSE", "license"),
-    "nsfw": ("NSFW", "nsfw"),
-    "punsafe": ("punsafe",),
-    "pwatermark": ("pwatermark",),
-    "similarity": ("similarity", "SIMILARITY"),
-    "language": ("LANGUAGE", "language"),
-}
-_NUMBERS = {"punsafe", "pwatermark", "similarity"}
+_PEEK = 16
+"""Samples that are looked at to tell whether a tar has a json with each."""
+_PEEK_BYTES = 32 << 20
 
 
 class TarSet:
@@ -48,10 +42,13 @@ class TarSet:
         """The tar's samples in order.
 
         Reasons, beside those of shards.tars: ``no_image``, ``no_label``, ``bad_label``,
-        ``bad_json``, ``text_too_large``.
+        ``bad_json``, ``missing_json``, ``bad_parquet``, ``text_too_large``.
         """
-        classes = len(self.classes) if self.labelled else None
-        return read_unit_tar(unit, on_bad, classes)
+        assert unit.tar is not None
+        if self.labelled:
+            return read_unit_tar(unit, on_bad, len(self.classes))
+        beside = read_beside(places.join(unit.root, unit.tar), on_bad)
+        return read_unit_tar(unit, on_bad, None, beside=beside)
 
 
 def read_unit_tar(
@@ -60,21 +57,49 @@ def read_unit_tar(
     classes: int | None,
     *,
     want: Callable[[str], bool] | None = None,
+    beside: Beside | None = None,
 ) -> Iterator[Sample]:
-    """Read a tar; ``classes`` is the number of classes of a labelled one, else None.
+    """Read a tar.
 
-    ``want`` says which fields to read; without the image's, samples come with offset and size
-    but no bytes.
+    Args:
+        unit: the tar.
+        on_bad: told of every sample that cannot be used.
+        classes: the number of classes of a labelled tar, else None.
+        want: says which fields to read; without the image's, samples come with offset and size
+            but no bytes.
+        beside: of a tar of pairs, what the parquet beside it says where the sample does not.
     """
     assert unit.tar is not None
-    for raw in read_tar(places.join(unit.root, unit.tar), on_bad, want=want):
+    samples = read_tar(places.join(unit.root, unit.tar), on_bad, want=want)
+    first, json_due = _peek(samples) if classes is None else ([], False)
+    for raw in itertools.chain(first, samples):
+        json_due = json_due or (classes is None and "json" in raw.fields)
         try:
-            yield _sample(raw, unit.tar, classes)
+            yield _sample(raw, unit.tar, classes, json_due, beside)
         except BadSample as problem:
             on_bad(raw.key, problem)
 
 
-def _sample(raw: TarSample, tar: str, classes: int | None) -> Sample:
+def _peek(samples: Iterator[TarSample]) -> tuple[list[TarSample], bool]:
+    """The first samples of a tar of pairs, and whether each of its samples should have a json.
+
+    Where others have one, a sample without has lost it; but a tar may have none at all.
+    """
+    first: list[TarSample] = []
+    size = 0
+    for raw in samples:
+        first.append(raw)
+        size += sum(map(len, raw.fields.values()))
+        if "json" in raw.fields:
+            return first, True
+        if len(first) == _PEEK or size > _PEEK_BYTES:
+            break
+    return first, False
+
+
+def _sample(
+    raw: TarSample, tar: str, classes: int | None, json_due: bool, beside: Beside | None
+) -> Sample:
     ext = next((ext for ext in IMAGE_EXTENSIONS if ext in raw.fields), None)
     if ext is None:
         raise BadSample("no_image", f"{raw.key} has {', '.join(sorted(raw.fields))}")
@@ -84,16 +109,36 @@ def _sample(raw: TarSample, tar: str, classes: int | None) -> Sample:
             raise BadSample("text_too_large", f"{raw.key}.{name} is over {MAX_TEXT_BYTES:,} bytes")
     about: dict[str, Any] = {}
     if "json" in raw.fields:
-        try:
-            about = json.loads(raw.fields["json"])
-            if not isinstance(about, dict):
-                raise ValueError("not an object")
-        except (ValueError, UnicodeDecodeError, RecursionError) as error:
-            raise BadSample("bad_json", f"{raw.key}.json: {error}") from None
+        about = parse_about(raw.fields["json"], f"{raw.key}.json")
+    elif json_due:
+        raise BadSample("missing_json", f"{raw.key} has no json, as others in {tar} have")
+    elif beside is not None and raw.key not in beside.rows:
+        raise BadSample(
+            "missing_json", f"{raw.key} has no json, and no row in the parquet beside {tar}"
+        )
     label = None if classes is None else _label(raw, about, classes)
-    return Sample(
-        tar, raw.key, offset, size, raw.fields[ext], label, _text(raw, about), _web(about)
-    )
+    known = lower_case(about)
+    if beside is not None:
+        known = beside.rows.get(raw.key, {}) | known
+    text = raw.fields["txt"].decode("utf-8", "replace") if "txt" in raw.fields else None
+    if text is None:
+        text = caption_of(known)
+    return Sample(tar, raw.key, offset, size, raw.fields[ext], label, text, web_of(known))
+
+
+def parse_about(data: bytes, name: str) -> dict[str, Any]:
+    """The metadata in a sample's json.
+
+    Raises:
+        BadSample: ``bad_json``.
+    """
+    try:
+        about = json.loads(data)
+        if not isinstance(about, dict):
+            raise ValueError("not an object")
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise BadSample("bad_json", f"{name}: {error}") from None
+    return about
 
 
 def _label(raw: TarSample, about: dict[str, Any], classes: int) -> int:
@@ -111,36 +156,6 @@ def _label(raw: TarSample, about: dict[str, Any], classes: int) -> int:
     if not 0 <= label < classes:
         raise BadSample("bad_label", f"{raw.key}: {label} is not one of {classes} classes")
     return label
-
-
-def _text(raw: TarSample, about: dict[str, Any]) -> str | None:
-    if "txt" in raw.fields:
-        return raw.fields["txt"].decode("utf-8", errors="replace")
-    caption = next((about[name] for name in ("caption", "TEXT") if about.get(name)), None)
-    return None if caption is None else _clean(caption)
-
-
-def _clean(value: Any) -> str:
-    """A JSON value as text. JSON can hold half a surrogate pair, which no file can."""
-    return str(value).encode("utf-8", "replace").decode()
-
-
-def _web(about: dict[str, Any]) -> dict[str, Any]:
-    web: dict[str, Any] = {}
-    for name, columns in _WEB_NAMES.items():
-        value = next((about[c] for c in columns if about.get(c) is not None), None)
-        if value is None:
-            continue
-        if name not in _NUMBERS:
-            web[name] = _clean(value)
-            continue
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            continue  # a score that is no number says nothing
-        if math.isfinite(number):
-            web[name] = number
-    return web
 
 
 def list_tars(place: str) -> list[str]:
@@ -215,12 +230,3 @@ def class_lines(place: str) -> list[str]:
     if not classes:
         raise UserError(f"{place!r} holds no class names; write one a line.")
     return classes
-
-
-def open_pool(place: str) -> TarSet:
-    """A pool of image-text pairs: tars as img2dataset writes them (any webdataset of pairs).
-
-    Raises:
-        UserError: no tars, or one that is not there.
-    """
-    return TarSet(place, list_tars(place), [], labelled=False)

@@ -212,11 +212,16 @@ def test_reasons_of_samples_that_are_no_pairs(tmp_path: Path) -> None:
         ("a.txt", b"no image"),
         *[("b.jpg", b"x"), ("b.json", b"{")],
         *[("c.jpg", b"x"), ("c.json", b"[" * 100_000)],
-        ("d.JPG", b"shouting is fine"),
+        *[("d.JPG", b"shouting is fine"), ("d.json", b"{}")],
+        ("e.jpg", b"the others have a json"),
     ]
     found, bad = pairs_of(write_tar(tmp_path / "a.tar", members))
     assert [sample.source_key for sample in found] == ["d"]
-    assert Counter(reason for _, reason in bad) == {"no_image": 1, "bad_json": 2}
+    assert Counter(reason for _, reason in bad) == {
+        "no_image": 1,
+        "bad_json": 2,
+        "missing_json": 1,
+    }
 
 
 def test_a_pool_that_is_not_there(tmp_path: Path) -> None:
