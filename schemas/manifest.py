@@ -101,16 +101,23 @@ class Counts(_Part):
     read: int = Field(default=0, description="Samples that came in.")
     kept: int = Field(default=0, description="Samples that went on.")
     dropped: dict[str, int] = Field(default_factory=dict, description="Reason to number.")
+    lacking: dict[str, int] | None = Field(
+        default=None,
+        description="Column to number of samples without it, where an option looked at the column.",
+    )
 
     def __add__(self, other: Counts) -> Counts:
-        dropped = dict(self.dropped)
-        for reason, number in other.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + number
         return Counts(
             read=self.read + other.read,
             kept=self.kept + other.kept,
-            dropped=dict(sorted(dropped.items())),
+            dropped=_added(self.dropped, other.dropped),
+            lacking=_added(self.lacking or {}, other.lacking or {}) or None,
         )
+
+
+def _added(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    names = sorted(first.keys() | second.keys())
+    return {name: first.get(name, 0) + second.get(name, 0) for name in names}
 
 
 class Provenance(_Part):

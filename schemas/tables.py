@@ -68,6 +68,30 @@ POOL_ROWS = pa.schema([pa.field("row", pa.int32(), nullable=False), *EMBEDDING_M
 SCREENED = pa.schema([pa.field("row", pa.int32(), nullable=False)])
 """Screen stage: the rows of a pool part that are searched, ascending."""
 
+REJECTED = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("source_key", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # what was found, for people
+        pa.field("score", pa.float64()),  # best cosine similarity to a finetune image, if known
+    ]
+)
+"""Pool pairs that screen and select left out, for people to look at."""
+
+HITS = pa.schema(
+    [
+        pa.field("query", pa.int32(), nullable=False),  # number in the group of queries
+        pa.field("pool_part", pa.int32(), nullable=False),
+        pa.field("pool_row", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+    ]
+)
+"""Search of one partition of the pool for one group of queries: by query, best first."""
+
 NEIGHBOURS = pa.schema(
     [
         pa.field("query", pa.int32(), nullable=False),  # row in the query's embedding file
@@ -78,7 +102,7 @@ NEIGHBOURS = pa.schema(
         pa.field("rank", pa.int32(), nullable=False),  # 0 is the nearest
     ]
 )
-"""Retrieve stage: k rows per query, by query, then rank."""
+"""Retrieve stage: k rows per query (an approximate index may find fewer), by query, then rank."""
 
 CANDIDATES = pa.schema(
     [
