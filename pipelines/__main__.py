@@ -18,7 +18,8 @@ from pipelines.captioning import caption
 from pipelines.captioning.captioner import check_captioner
 from pipelines.config import BuildConfig
 from pipelines.embedding import embed
-from pipelines.embedding.encoder import choose_device
+from pipelines.embedding.adopt import DECLARED
+from pipelines.inference import choose_device
 from pipelines.options import parse
 from pipelines.retrieval import retrieve
 from pipelines.selection import screen, select
@@ -34,7 +35,7 @@ from schemas.manifest import MANIFEST_NAME
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
 from shards import places
 from shards.reader import AnchorSet
-from shards.sources import Source, open_labelled, open_pool
+from shards.sources import Source, open_embeddings, open_labelled, open_pool
 
 _NOTE = "build.json"
 
@@ -94,19 +95,21 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
         UserError: something is missing, unknown or in the way.
     """
     finetune = open_labelled(config.finetune, config.classnames)
-    pool = None
+    pool = existing = None
     if IMAGE_TEXT_PAIR in config.kinds:
-        assert config.pool is not None
-        pool = open_pool(config.pool)
+        pool = open_pool(*config.pool)
+        if config.embedding.existing:
+            existing = open_embeddings(config.embedding.existing)
+            print(DECLARED.format(config.embedding.encoder), file=sys.stderr)
         if "embed" in config.stages:
             resolve(config.embedding.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
         check_captioner(config.captioning.captioner, config.captioning.decoding)
-    choose_device(config.machine.device)
-    complete = claim_output(config, config.build_id(finetune, pool))
-    progress = Progress(config.work, _units(config, finetune, pool))
+    choose_device(config.machine.device, config.embedding.precision)
+    complete = claim_output(config, config.build_id(finetune, pool, existing))
+    progress = Progress(config.work, _units(config, finetune, existing or pool))
     with reported(config, progress), progress:
-        return run(config, options, finetune, pool, complete=complete)
+        return run(config, options, finetune, pool, existing, complete=complete)
 
 
 def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[str, int | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
+from pipelines import inference
 from pipelines.captioning import options as captioning
 from pipelines.config import BuildConfig, Machine
 from pipelines.embedding import options as embedding
@@ -38,7 +39,11 @@ class AnchorOptions(PipelineOptions):  # type: ignore[misc]
         add(
             parser,
             "pool",
-            help="image-text pairs as img2dataset writes them: folder, brace range or glob of tars",
+            nargs="+",
+            default=[],
+            help="image-text pairs, one place or several: tars (folder, brace range, glob) as "
+            "img2dataset writes them, CSV, TSV or parquet lists of path and caption, or folders "
+            "with NAME.txt beside NAME.jpg",
         )
         add(parser, "output", help="folder of the anchor set, local or remote")
         add(
@@ -60,7 +65,7 @@ class AnchorOptions(PipelineOptions):  # type: ignore[misc]
             help="comma-separated kinds of anchors to build (default: both)",
         )
         add(parser, "classnames", help="file of class names, if not beside the finetune images")
-        for step in (captioning, embedding, retrieval, selection):
+        for step in (captioning, embedding, inference, retrieval, selection):
             step.add_options(parser)
         add(parser, "device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
         add(
@@ -178,13 +183,17 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
         if not getattr(o, name):
             raise UserError(f"--{name} is missing; see --help.")
     kinds = _listed("--kinds", o.kinds, KINDS)
-    if IMAGE_TEXT_PAIR in kinds and not o.pool:
+    pool = tuple(place for place in o.pool if place)
+    if IMAGE_TEXT_PAIR in kinds and not pool:
         raise UserError(
             f"--pool is missing: {IMAGE_TEXT_PAIR} anchors are retrieved from it; name the pool, "
             f"or build --kinds {TEXT_COMPENSATED} alone."
         )
-    if IMAGE_TEXT_PAIR not in kinds and o.pool:
-        raise UserError(f"--pool is given, but --kinds leaves {IMAGE_TEXT_PAIR} out; drop one.")
+    for name, given in (("pool", pool), ("pool_embeddings", o.pool_embeddings)):
+        if IMAGE_TEXT_PAIR not in kinds and given:
+            raise UserError(
+                f"--{name} is given, but --kinds leaves {IMAGE_TEXT_PAIR} out; drop one."
+            )
     at_least(o, 1, "shard_size", "decode_threads")
     at_least(o, 0, "model_threads")
     if not 0 <= o.max_bad_fraction <= 1:
@@ -210,7 +219,7 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
             )
     return BuildConfig(
         finetune=o.finetune,
-        pool=o.pool,
+        pool=pool,
         output=output,
         work=work,
         name=o.name or places.parent_and_name(output)[1],

@@ -13,7 +13,7 @@ from apache_beam.utils.shared import Shared
 from pipelines.captioning.captioner import BlipCaptioner, Captioner
 from pipelines.captioning.options import CaptionConfig
 from pipelines.config import Machine
-from pipelines.embedding.encoder import choose_device
+from pipelines.inference import choose_device
 from pipelines.parts import Part, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
 from pipelines.watching.timing import timed

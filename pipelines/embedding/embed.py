@@ -15,8 +15,9 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
 from pipelines.config import Machine
-from pipelines.embedding.encoder import ImageEncoder, choose_device
+from pipelines.embedding.encoder import ImageEncoder
 from pipelines.embedding.options import EmbedConfig
+from pipelines.inference import choose_device
 from pipelines.parts import Part, array_place, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
 from pipelines.watching.timing import timed
@@ -99,9 +100,10 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
         """Load the encoder once per process; threads share it."""
         if self._machine.model_threads:
             torch.set_num_threads(self._machine.model_threads)
-        device = choose_device(self._machine.device)
+        precision = self._config.precision
+        device = choose_device(self._machine.device, precision)
         self._encoder: ImageEncoder = self._shared.acquire(
-            lambda: ImageEncoder(self._config.encoder, device)
+            lambda: ImageEncoder(self._config.encoder, device, precision)
         )
 
     def process(self, unit: Unit) -> Iterator[Part]:

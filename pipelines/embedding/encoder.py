@@ -1,4 +1,4 @@
-"""The encoder: images to unit-length embeddings, by the frozen CLIP's image tower."""
+"""The encoder: images and texts to unit-length embeddings, by the frozen CLIP's two towers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.clip import load_clip
-from schemas.errors import UserError
+from pipelines.inference import DTYPES, Precision, to_device
 from schemas.manifest import ModelInfo
+
+_TEXT_BATCH = 256
 
 
 class ImageEncoder:
@@ -18,17 +20,19 @@ class ImageEncoder:
     Args:
         spec: as models.clip.load_clip.
         device: torch device.
+        precision: number format that it runs in.
 
     Raises:
         UserError: the model cannot be found, fetched or read.
     """
 
-    def __init__(self, spec: str, device: str = "cpu") -> None:
-        clip = load_clip(spec, device=device)
+    def __init__(self, spec: str, device: str = "cpu", precision: Precision = "fp32") -> None:
+        clip = load_clip(spec)
         self.info = ModelInfo(name=clip.name, weights_sha256=clip.weights_sha256())
         self.preprocess = clip.preprocess
-        self._model = clip.model
+        self._model = clip.model.to(device, DTYPES[precision])
         self._device = device
+        self._precision = precision
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """RGB image to float32 tensor [3, H, W]; safe to call from many threads."""
@@ -37,23 +41,50 @@ class ImageEncoder:
     @torch.inference_mode()
     def embed(self, images: list[torch.Tensor]) -> NDArray[np.float16]:
         """Prepared images to unit rows, float16 [N, D] (as clip-retrieval stores them)."""
-        batch = torch.stack(images).to(self._device)
-        features = self._model.encode_image(batch, normalize=True)  # type: ignore[operator]
-        return np.asarray(features.float().cpu().numpy(), dtype=np.float16)
+        batch = to_device(images, self._device, self._precision)
+        return _unit_rows(self._model.encode_image(batch))  # type: ignore[operator]
 
 
-def choose_device(device: str) -> str:
-    """``auto`` is the first GPU if there is one.
+class TextEncoder:
+    """A CLIP text tower; the image tower's weights are let go.
+
+    Args:
+        spec: as models.clip.load_clip.
+        device: torch device.
+        precision: number format that it runs in.
 
     Raises:
-        UserError: torch knows no such device, or this machine has none.
+        UserError: the model cannot be found, fetched or read.
     """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(
-            f"--device {device} is not to be had on this machine; give auto or cpu."
-        ) from None
-    return device
+
+    def __init__(self, spec: str, device: str = "cpu", precision: Precision = "fp32") -> None:
+        clip = load_clip(spec)
+        # Of both towers: the same digest as the ImageEncoder of this model has.
+        self.info = ModelInfo(name=clip.name, weights_sha256=clip.weights_sha256())
+        clip.model.visual = None
+        self._model = clip.model.to(device, DTYPES[precision])
+        self._tokenizer = clip.tokenizer
+        self._device = device
+
+    @torch.inference_mode()
+    def embed(self, texts: list[str], batch: int = _TEXT_BATCH) -> NDArray[np.float16]:
+        """Texts to unit rows, float16 [N, D], N at least 1; too long ones are cut.
+
+        How the model cuts is its tokenizer's affair. Rows depend on the batch in the last digits,
+        so ask for the same texts together to get the same bytes.
+        """
+        blocks = [
+            _unit_rows(
+                self._model.encode_text(  # type: ignore[operator]
+                    self._tokenizer(texts[start : start + batch]).to(self._device)
+                )
+            )
+            for start in range(0, len(texts), batch)
+        ]
+        return np.concatenate(blocks)
+
+
+def _unit_rows(features: torch.Tensor) -> NDArray[np.float16]:
+    """Divided by their length in float32, whatever the tower ran in."""
+    rows = torch.nn.functional.normalize(features.float(), dim=-1)
+    return np.asarray(rows.cpu().numpy(), dtype=np.float16)
