@@ -77,7 +77,7 @@ class BuildServer:
         self._process.stdin.write(json.dumps([arguments, str(watched), die_at]) + "\n")
         self._process.stdin.flush()
         code, log = json.loads(self._process.stdout.readline())
-        root = os.path.join(watched, "")
+        root = f"{watched}/"
         return Ended(
             code,
             sum(1 for line in log if line == "operation"),
@@ -86,11 +86,10 @@ class BuildServer:
 
 
 def _serve() -> None:
-    import models.clip  # first: it makes torchvision importable beside a CPU build of torch
     import torch
     import transformers
 
-    import pipelines.__main__
+    from pipelines.__main__ import main
 
     # These import the rest of what they need only when they are looked up.
     for name in ("AutoTokenizer", "BlipForConditionalGeneration", "BlipImageProcessor"):
@@ -104,7 +103,7 @@ def _serve() -> None:
         child = os.fork()
         if not child:
             os.close(reading)
-            _build(pipelines.__main__.main, arguments, os.path.join(watched, ""), die_at, writing)
+            _build(main, arguments, f"{watched}/", die_at, writing)
         os.close(writing)
         with os.fdopen(reading) as log:
             lines = log.read().splitlines()
@@ -133,10 +132,10 @@ def _build(main, arguments, root, die_at, log) -> None:  # type: ignore[no-untyp
     sys.addaudithook(hook)
     code = 1
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-            code = main(arguments)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        code = main(arguments)
     finally:
         os._exit(code)
 
