@@ -12,7 +12,7 @@ from pipelines.assembling import assemble
 from pipelines.assembling.finish import finish
 from pipelines.captioning import caption
 from pipelines.config import BuildConfig
-from pipelines.embedding import embed
+from pipelines.embedding import adopt, embed
 from pipelines.parts import Part, left_parts
 from pipelines.reading import check_ceiling, in_order
 from pipelines.retrieval import retrieve
@@ -35,6 +35,8 @@ class Composition:
         config: the options.
         finetune: the labelled source.
         pool: the source of pairs, where that kind is built.
+        existing: embeddings of the pool that exist already; its rows are then theirs, and
+            ``pool`` is where their images are looked for.
         complete: the output already holds a finished set of this very build.
     """
 
@@ -44,6 +46,7 @@ class Composition:
         config: BuildConfig,
         finetune: Source,
         pool: Source | None,
+        existing: Source | None = None,
         *,
         complete: bool,
     ) -> None:
@@ -51,10 +54,15 @@ class Composition:
         self._config = config
         self._finetune = finetune
         self._pool = pool
+        self._existing = existing
         self._complete = complete
         self._units = {
             role: write_units(config.work, role, source)
-            for role, source in (("finetune", finetune), ("pool", pool))
+            for role, source in (
+                ("finetune", finetune),
+                ("pool", existing or pool),
+                ("images", pool if existing else None),
+            )
             if source is not None
         }
 
@@ -98,8 +106,10 @@ class Composition:
             if not self._needed("screen", "retrieve", "select", "assemble"):
                 return None
             options = embed.embed_options(self._config.embedding, source.classes)
+            if stage == embed.POOL and self._existing:
+                options = adopt.adopt_options()
             return self._left_by(stage, _ROLES[stage], options)
-        step = embed.Embed(
+        step: beam.PTransform = embed.Embed(
             stage,
             work=self._config.work,
             classes=source.classes or None,
@@ -107,6 +117,13 @@ class Composition:
             machine=self._config.machine,
             force=self._config.force,
         )
+        if stage == embed.POOL and self._existing:
+            step = adopt.Adopt(
+                work=self._config.work,
+                config=self._config.embedding,
+                machine=self._config.machine,
+                force=self._config.force,
+            )
         units = self._root | f"{stage}-units" >> ReadUnits(self._units[_ROLES[stage]])
         return self._listed(stage, units | stage >> step)
 
@@ -238,6 +255,7 @@ def run(
     options: PipelineOptions,
     finetune: Source,
     pool: Source | None,
+    existing: Source | None = None,
     *,
     complete: bool,
 ) -> PipelineResult:
@@ -247,7 +265,7 @@ def run(
         Exception: whatever ended the job, UserError among them (see pipelines.__main__).
     """
     pipeline = beam.Pipeline(options=options)
-    Composition(pipeline, config, finetune, pool, complete=complete).expand()
+    Composition(pipeline, config, finetune, pool, existing, complete=complete).expand()
     result = pipeline.run()
     result.wait_until_finish()
     return result

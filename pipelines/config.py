@@ -34,7 +34,7 @@ class BuildConfig:
     """The resolved options; picklable, so that workers get exactly this."""
 
     finetune: str
-    pool: str | None
+    pool: tuple[str, ...]
     output: str
     work: str
     name: str
@@ -63,6 +63,8 @@ class BuildConfig:
         if IMAGE_TEXT_PAIR in self.kinds:
             for step in (self.embedding, self.screen, self.retrieval, self.select):
                 kept |= step.recorded()
+            if self.embedding.existing:
+                kept["pool_embeddings"] = "existing"
         return kept
 
     def build_id(self, *sources: Source | None) -> str:

@@ -18,6 +18,7 @@ from schemas.record import canonical_json
 from shards import places
 
 _METADATA = b"anchorft"
+_GROUP = 16_384
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def write_part(work: str, part: Part, table: pa.Table) -> Part:
     body = asdict(part) | {"counts": part.counts.model_dump()}
     table = table.replace_schema_metadata({_METADATA: canonical_json(body).encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    # Groups of a size, so that a few rows of a large part can be read without the others.
+    pq.write_table(table, sink, compression="zstd", row_group_size=_GROUP)
     place = part_place(work, part.stage, part.number)
     places.write_bytes(place, sink.getvalue().to_pybytes())
     return part

@@ -62,6 +62,14 @@ EMBEDDING_METADATA = pa.schema(
 )
 """Embed stage: row i describes row i of the .npy beside it (clip-retrieval's layout)."""
 
+EXISTING_METADATA = pa.schema(
+    [
+        field.with_nullable(field.name not in ("image_path", "source_key"))
+        for field in EMBEDDING_METADATA
+    ]
+)
+"""The same of embeddings that existed already: where an image lies is found after retrieval."""
+
 POOL_ROWS = pa.schema([pa.field("row", pa.int32(), nullable=False), *EMBEDDING_METADATA])
 """Some rows of a pool part, by their number: what the select stage looks up."""
 

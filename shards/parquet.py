@@ -9,6 +9,7 @@ dictionaries until it is known how long they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -85,16 +86,22 @@ def _with_later_columns(table: pa.Table) -> pa.Table:
     return pa.table(columns, schema=RECORDS)
 
 
-def check_claims(data: bytes, place: str, rows: int | None = None) -> list[str]:
+def check_claims(data: bytes, place: str, rows: int | None = None, *, times: int = 1) -> list[str]:
     """Look at footer and page headers; returns the names of the columns.
+
+    Args:
+        data: of the file.
+        place: of the file, for errors.
+        rows: that it must have, if that is known.
+        times: how many times the usual size it may have and claim, where it is read in batches.
 
     Raises:
         BadParquet: they are not sound, or claim more than this machine should give.
     """
-    if len(data) > MAX_FILE_BYTES:
-        raise BadParquet(place, f"it is larger than {MAX_FILE_BYTES:,} bytes")
+    if len(data) > times * MAX_FILE_BYTES:
+        raise BadParquet(place, f"it is larger than {times * MAX_FILE_BYTES:,} bytes")
     try:
-        _check(data, rows)
+        _check(data, rows, times)
         names = pq.ParquetFile(pa.BufferReader(data)).schema_arrow.names
     except (
         ValueError,
@@ -117,22 +124,42 @@ def read_columns(
         BadParquet: they do not read, are not of ``schema``, or hold more text than they should.
     """
     try:
-        whole = pq.ParquetFile(pa.BufferReader(data))
-        leaves = [whole.schema.column(i) for i in range(len(whole.schema))]
-        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-        table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts).read(
-            columns=names, use_threads=False
-        )
-        table = table.select(names)
-        size = sum(_text_bytes(chunk) for column in table.columns for chunk in column.chunks)
-        if size > MAX_INFLATED_BYTES:
-            raise ValueError(f"its texts would take {size:,} bytes")
-        return table.cast(schema or _plain_schema(table.schema))
+        table = _with_dictionaries(data).read(columns=names, use_threads=False)
+        return _plain(table.select(names), schema)
     except (pa.ArrowException, ValueError, OSError, NotImplementedError) as error:
         raise BadParquet(place, error) from None
 
 
-def _check(data: bytes, rows: int | None) -> None:
+def read_batches(data: bytes, place: str, names: list[str], rows: int) -> Iterator[pa.Table]:
+    """As read_columns, in tables of at most so many rows.
+
+    Raises:
+        BadParquet: they do not read, or a batch holds more text than it should.
+    """
+    try:
+        for batch in _with_dictionaries(data).iter_batches(rows, columns=names, use_threads=False):
+            yield _plain(pa.Table.from_batches([batch]).select(names), None)
+    except (pa.ArrowException, ValueError, OSError, NotImplementedError) as error:
+        raise BadParquet(place, error) from None
+
+
+def _with_dictionaries(data: bytes) -> pq.ParquetFile:
+    """A parquet whose texts stay in their dictionaries when they are read."""
+    whole = pq.ParquetFile(pa.BufferReader(data))
+    leaves = [whole.schema.column(i) for i in range(len(whole.schema))]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    return pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+
+
+def _plain(table: pa.Table, schema: pa.Schema | None) -> pa.Table:
+    """The table with texts in place of dictionaries, if they are not too long."""
+    size = sum(_text_bytes(chunk) for column in table.columns for chunk in column.chunks)
+    if size > MAX_INFLATED_BYTES:
+        raise ValueError(f"its texts would take {size:,} bytes")
+    return table.cast(schema or _plain_schema(table.schema))
+
+
+def _check(data: bytes, rows: int | None, times: int) -> None:
     """Raises ValueError, or what a structure without its fields raises."""
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
         raise ValueError("it does not begin and end as one")
@@ -154,9 +181,9 @@ def _check(data: bytes, rows: int | None) -> None:
                 raise ValueError("a column lies in another file")
             for number, size in _pages(data, column[3]):
                 values, inflated, pages = values + number, inflated + size, pages + 1
-                if values > MAX_VALUES or pages > _MAX_PAGES:
-                    raise ValueError(f"it claims more than {MAX_VALUES:,} values")
-                if inflated > MAX_INFLATED_BYTES:
+                if values > times * MAX_VALUES or pages > _MAX_PAGES:
+                    raise ValueError(f"it claims more than {times * MAX_VALUES:,} values")
+                if inflated > times * MAX_INFLATED_BYTES:
                     raise ValueError(f"its pages claim to inflate to {inflated:,} bytes or more")
             values += group[3]  # a page may claim none for a column that claims rows
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from schemas.errors import UserError
 from shards import places
 from shards.sources.base import ListItem, Sample, Source, Unit, raise_bad
+from shards.sources.embeddings import open_embeddings
 from shards.sources.files import open_image_folder, open_table
 from shards.sources.pools import open_pool
 from shards.sources.tar_sets import list_tars, open_labelled_tars
@@ -18,6 +19,7 @@ __all__ = [
     "Source",
     "Unit",
     "list_tars",
+    "open_embeddings",
     "open_image_folder",
     "open_labelled",
     "open_labelled_tars",
