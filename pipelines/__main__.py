@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a build; 0 when the set is complete, 2 when something must be mended first."""
     # Beam logs an error several times over, tracebacks and all, before it raises it.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_of_beam)  # a remote job's messages go to the root logger
     try:
         config, options = parse(sys.argv[1:] if argv is None else argv)
         result = _build_quietly(config, options)
@@ -63,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"digest {manifest.digest}")
     print(f"report {places.join(config.work, PAGE_NAME)}")
     return 0
+
+
+def _not_of_beam(record: logging.LogRecord) -> bool:
+    return "/apache_beam/" not in record.pathname
 
 
 def _build_quietly(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
