@@ -112,6 +112,11 @@ def read_table(work: str, part: Part) -> pa.Table:
     return pq.read_table(io.BytesIO(places.read_bytes(part_place(work, part.stage, part.number))))
 
 
+def _run_by(stage: str) -> str:
+    """The stage of --stages that leaves the parts of ``stage``."""
+    return "select" if stage == "locate" else stage.split("-")[0]
+
+
 def required_part(work: str, stage: str, number: int) -> Part:
     """A part that an earlier stage has left.
 
@@ -122,7 +127,7 @@ def required_part(work: str, stage: str, number: int) -> Part:
     if part is None:
         raise UserError(
             f"{part_place(work, stage, number)!r} is missing or unreadable: run the "
-            f"{stage.split('-')[0]} stage first."
+            f"{_run_by(stage)} stage first."
         )
     return part
 
@@ -141,7 +146,7 @@ def left_parts(
     Raises:
         UserError: one is missing, of another input, made with other options or another model.
     """
-    again = f"run the {stage.split('-')[0]} stage again."
+    again = f"run the {_run_by(stage)} stage again."
     parts = [required_part(work, stage, number) for number, _ in enumerate(names)]
     for part, name in zip(parts, names, strict=True):
         place = part_place(work, stage, part.number)

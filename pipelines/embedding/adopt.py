@@ -140,17 +140,6 @@ def dimension_of(encoder: ImageEncoder) -> int:
     return int(encoder.embed([encoder.prepare(Image.new("RGB", (64, 64)))]).shape[1])
 
 
-def is_adopted(part: Part) -> bool:
-    """True if the part's vectors are somebody else's file."""
-    return "npy" in part.extra
-
-
-def unusable_rows(part: Part) -> list[int]:
-    """Rows of a pool part, ascending, that no search may return; they are counted as bad."""
-    rows: list[int] = part.extra.get("unusable", [])
-    return rows
-
-
 def check_array(place: str, dimension: int, model: str) -> tuple[int, str, list[int]]:
     """Read a .npy of embeddings from end to end, once.
 

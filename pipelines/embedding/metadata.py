@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from pipelines.parts import Part, part_place
+from pipelines.parts import Part, fingerprint, part_place, read_table, required_part
 from schemas.tables import POOL_ROWS
 from shards import places
+
+LOCATE = "locate"
+"""The step that leaves the place of each retrieved image of embeddings that existed already."""
 
 
 def pool_rows(work: str, part: Part, rows: Sequence[int]) -> pa.Table:
@@ -27,12 +32,31 @@ def pool_rows(work: str, part: Part, rows: Sequence[int]) -> pa.Table:
         The rows in their order, column ``row`` first. Of embeddings that existed already, rows
         whose image was not found in the pool are left out; the locate step has counted them.
     """
-    return take_rows(part_place(work, part.stage, part.number), rows)
+    if "npy" in part.extra:  # adopted: see pipelines.embedding.locate
+        located = read_table(work, required_part(work, LOCATE, part.number))
+        return located.filter(pc.is_in(located.column("row"), pa.array(rows, pa.int32())))
+    table = take_rows(part_place(work, part.stage, part.number), rows, POOL_ROWS.names)
+    return table.cast(POOL_ROWS)
 
 
-def take_rows(place: str, rows: Sequence[int]) -> pa.Table:
-    """Rows of a parquet by number, one row group at a time, as schemas.tables.POOL_ROWS."""
+def rows_fingerprint(work: str, part: Part) -> str:
+    """Digest of all that ``pool_rows`` of a part can give."""
+    if "npy" not in part.extra:
+        return part.fingerprint
+    located = required_part(work, LOCATE, part.number)
+    return fingerprint(located.fingerprint, located.extra["content"])
+
+
+def take_rows(place: str, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """Rows of a parquet by number, one row group at a time.
+
+    Args:
+        place: of the file; it has at least one row group.
+        rows: which, ascending.
+        columns: which; ``row`` is their number.
+    """
     wanted = np.asarray(rows, np.int64)
+    stored = [name for name in columns if name != "row"]
     found: list[pa.Table] = []
     with places.open_read(place) as opened, pq.ParquetFile(opened) as file:
         start = 0
@@ -40,9 +64,14 @@ def take_rows(place: str, rows: Sequence[int]) -> pa.Table:
             stop = start + file.metadata.row_group(group).num_rows
             inside = wanted[(wanted >= start) & (wanted < stop)]
             if len(inside):
-                table = file.read_row_group(group).take(pa.array(inside - start))
-                found.append(table.add_column(0, "row", pa.array(inside, pa.int32())))
+                found.append(_numbered(file.read_row_group(group, stored), inside, start))
             start = stop
-    columns = POOL_ROWS.names
-    tables = [table.select(columns).cast(POOL_ROWS) for table in found]
-    return pa.concat_tables(tables) if tables else POOL_ROWS.empty_table()
+        if not found:
+            found.append(_numbered(file.schema_arrow.empty_table(), wanted[:0], 0))
+    return pa.concat_tables(found).select(list(columns))
+
+
+def _numbered(table: pa.Table, rows: NDArray[np.int64], start: int) -> pa.Table:
+    """Rows of a row group that begins at ``start``, with their numbers; no metadata of the part."""
+    taken = table.take(pa.array(rows - start)).replace_schema_metadata(None)
+    return taken.add_column(0, "row", pa.array(rows, pa.int32()))
