@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.candidates import CANDIDATE_STAGE, candidate_table
 from pipelines.embedding import embed
+from pipelines.embedding.metadata import pool_rows
 from pipelines.parts import Part, fingerprint, read_table, required_part, write_part
 from pipelines.reading import publish
 from pipelines.retrieval.options import RetrieveConfig
@@ -114,10 +114,9 @@ def pair_candidates(
             entry["query_count"] += 1
             entry["classes"].add(query_class)
     pool = required_part(work, embed.POOL, number)
-    metadata = read_table(work, pool).take(pa.array(sorted(best), pa.int64()))
     rows: list[dict[str, Any]] = []
-    for row, values in zip(sorted(best), metadata.to_pylist(), strict=True):
-        entry = best[row]
+    for values in pool_rows(work, pool, sorted(best)).to_pylist():
+        entry = best[values.pop("row")]
         rows.append(
             values
             | {
@@ -131,7 +130,7 @@ def pair_candidates(
         )
     dropped = {"low_score": len(low - best.keys())}
     counts = Counts(
-        read=len(best.keys() | low),
+        read=len(rows) + dropped["low_score"],
         kept=len(rows),
         dropped={reason: n for reason, n in dropped.items() if n},
     )
