@@ -12,7 +12,8 @@ from pipelines.assembling import assemble
 from pipelines.assembling.finish import finish
 from pipelines.captioning import caption
 from pipelines.config import BuildConfig
-from pipelines.embedding import adopt, embed
+from pipelines.embedding import adopt, embed, locate
+from pipelines.embedding.metadata import LOCATE
 from pipelines.parts import Part, left_parts
 from pipelines.reading import check_ceiling, in_order
 from pipelines.retrieval import retrieve
@@ -68,7 +69,7 @@ class Composition:
 
     def expand(self) -> None:
         """Add the stages that were asked for."""
-        captions = pairs = queries = pool = screened = None
+        captions = pairs = queries = pool = screened = located = None
         if TEXT_COMPENSATED in self._config.kinds:
             captions = self._caption()
         if IMAGE_TEXT_PAIR in self._config.kinds:
@@ -76,9 +77,11 @@ class Composition:
             pool = self._embed(embed.POOL, self._pool)
             screened = self._screen(pool)
             neighbours = self._retrieve(queries, pool, screened)
-            pairs = self._select(neighbours, pool)
+            located = self._locate(neighbours, pool) if self._existing else None
+            pairs = self._select(neighbours, pool if located is None else after(pool, located))
         if "assemble" in self._config.stages:
-            stages = [parts for parts in (captions, queries, pool, screened) if parts is not None]
+            every = (captions, queries, pool, screened, located)
+            stages = [parts for parts in every if parts is not None]
             self._assemble(captions, pairs, stages)
 
     def _needed(self, *later: str) -> bool:
@@ -158,6 +161,22 @@ class Composition:
         assert pool is not None
         assert screened is not None
         return self._listed(retrieve.STAGE, (queries, pool, screened) | "Retrieve" >> step)
+
+    def _locate(self, neighbours: Parts | None, pool: Parts | None) -> Parts | None:
+        """Where the retrieved images of embeddings that existed already lie; part of select."""
+        if "select" not in self._config.stages:
+            if not self._needed("assemble"):
+                return None
+            return self._left_by(LOCATE, "pool", {}, ceiling=False)
+        step = locate.Locate(
+            work=self._config.work,
+            images=self._units["images"],
+            config=self._config.embedding,
+            machine=self._config.machine,
+            force=self._config.force,
+        )
+        inputs = (_each("located-neighbours", neighbours), _each("located-pool", pool))
+        return self._listed(LOCATE, inputs | "Locate" >> step, ceiling=False)
 
     def _select(self, neighbours: Parts | None, pool: Parts | None) -> Parts | None:
         options = select.select_options(
@@ -248,6 +267,14 @@ def _each(name: str, parts: Parts | None) -> beam.PCollection[Part]:
     """The parts of a list, one by one."""
     assert parts is not None
     return parts | f"{name}-each" >> beam.FlatMap(lambda listed: listed)
+
+
+def after(parts: Parts | None, others: Parts) -> Parts:
+    """The parts, but not before the others are there."""
+    assert parts is not None
+    return parts | "AfterLocate" >> beam.Map(
+        lambda listed, _: listed, beam.pvalue.AsSingleton(others)
+    )
 
 
 def run(

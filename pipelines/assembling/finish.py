@@ -117,6 +117,10 @@ def provenance(stages: list[list[Part]], config: BuildConfig) -> Provenance:
                 inputs.append(
                     InputInfo(role=source, name=part.name, fingerprint=part.input_fingerprint)
                 )
+            for name, fingerprint in part.extra.get("inputs", {}).items():  # read by locate
+                if ("pool", name) not in seen:
+                    seen.add(("pool", name))
+                    inputs.append(InputInfo(role="pool", name=name, fingerprint=fingerprint))
     index: dict[str, Any] = {}
     if IMAGE_TEXT_PAIR in config.kinds:
         index = INDEX | {"k": config.retrieval.k}
