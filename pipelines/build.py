@@ -14,7 +14,7 @@ from pipelines.captioning import caption
 from pipelines.config import BuildConfig
 from pipelines.embedding import adopt, embed, locate
 from pipelines.embedding.metadata import LOCATE
-from pipelines.parts import Part, left_parts
+from pipelines.parts import Part, left_parts, required_part
 from pipelines.reading import check_ceiling, in_order
 from pipelines.retrieval import retrieve
 from pipelines.selection import screen, select
@@ -77,8 +77,11 @@ class Composition:
             pool = self._embed(embed.POOL, self._pool)
             screened = self._screen(pool)
             neighbours = self._retrieve(queries, pool, screened)
-            located = self._locate(neighbours, pool) if self._existing else None
-            pairs = self._select(neighbours, pool if located is None else after(pool, located))
+            chosen = pool
+            if self._existing:
+                located = self._locate(neighbours, pool)
+                chosen = self._after(located)
+            pairs = self._select(neighbours, chosen)
         if "assemble" in self._config.stages:
             every = (captions, queries, pool, screened, located)
             stages = [parts for parts in every if parts is not None]
@@ -178,6 +181,16 @@ class Composition:
         inputs = (_each("located-neighbours", neighbours), _each("located-pool", pool))
         return self._listed(LOCATE, inputs | "Locate" >> step, ceiling=False)
 
+    def _after(self, located: Parts | None) -> Parts | None:
+        """The pool's parts as they are after locate.
+
+        They come from the parts of locate, and not from the pool with those as a side input: such
+        a step would be fused with what the side input waits for, and wait for ever.
+        """
+        if located is None:
+            return None
+        return located | "PoolOfLocated" >> beam.Map(_pool_of, self._config.work)
+
     def _select(self, neighbours: Parts | None, pool: Parts | None) -> Parts | None:
         options = select.select_options(
             self._config.retrieval, self._config.screen, self._config.select
@@ -269,12 +282,9 @@ def _each(name: str, parts: Parts | None) -> beam.PCollection[Part]:
     return parts | f"{name}-each" >> beam.FlatMap(lambda listed: listed)
 
 
-def after(parts: Parts | None, others: Parts) -> Parts:
-    """The parts, but not before the others are there."""
-    assert parts is not None
-    return parts | "AfterLocate" >> beam.Map(
-        lambda listed, _: listed, beam.pvalue.AsSingleton(others)
-    )
+def _pool_of(located: list[Part], work: str) -> list[Part]:
+    """The pool's parts, once their images have been located."""
+    return [required_part(work, embed.POOL, part.number) for part in located]
 
 
 def run(
