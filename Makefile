@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# img2dataset and clip-retrieval, whose layouts are tested, want other versions than we do.
+TOOLS := $(VENV)/tools
 
-.PHONY: demo test clean
+.PHONY: demo test tools clean
 
 # Touched last, so that an interrupted install is done again.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
@@ -14,7 +16,15 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python -m toyworld demo --output runs/demo
 
-test: $(VENV)/.installed
+$(TOOLS)/.installed: tests/tools/constraints.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -c $< img2dataset
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -c $< --no-deps clip-retrieval
+	touch $@
+
+tools: $(TOOLS)/.installed
+
+test: $(VENV)/.installed $(TOOLS)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
