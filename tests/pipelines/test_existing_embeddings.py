@@ -35,9 +35,7 @@ def ours(reference: Reference) -> Path:
     return reference[0].with_name("set.work") / "embeddings" / "pool"
 
 
-def as_others_write(
-    reference: Reference, root: Path, *, kind: type = np.float32, scale: float = 1.0
-) -> Path:
+def as_others_write(reference: Reference, root: Path, *, scale: float = 1.0) -> Path:
     """The same in one file, with the columns and names that clip-retrieval and LAION use."""
     metadata = sorted((ours(reference) / "metadata").glob("*.parquet"))
     table = pa.concat_tables([pq.read_table(path) for path in metadata])
@@ -53,7 +51,8 @@ def as_others_write(
     }
     for folder in ("img_emb", "metadata"):
         (root / folder).mkdir(parents=True)
-    np.save(root / "img_emb" / "img_emb_0.npy", np.concatenate(arrays).astype(kind) * kind(scale))
+    rows = np.concatenate(arrays).astype(np.float32) * np.float32(scale)
+    np.save(root / "img_emb" / "img_emb_0.npy", rows)
     pq.write_table(pa.table(columns), root / "metadata" / "metadata_0.parquet")
     return root
 
@@ -87,13 +86,11 @@ def test_our_own_embeddings_give_the_same_anchors(
     assert str(ours(reference)) not in (tmp_path / "set" / "anchor_set.json").read_text()
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_others_files_give_the_same_anchors(
-    reference: Reference, adopted: Build, tmp_path: Path, kind: type
+    reference: Reference, adopted: Build, tmp_path: Path
 ) -> None:
-    """One file for three tars, another padding, and rows that are not of unit length."""
-    scale = 4.0 if kind is np.float16 else 0.5
-    built = adopted(as_others_write(reference, tmp_path / "laion", kind=kind, scale=scale))
+    """One file for three tars, float32, another padding, rows that are not of unit length."""
+    built = adopted(as_others_write(reference, tmp_path / "laion", scale=4.0))
     assert built.code == 0, built.err
     counts = manifest(tmp_path / "set").provenance.counts
     assert counts["locate"].read == counts["locate"].kept == counts["select"].kept
