@@ -57,6 +57,8 @@ def local_path(place: str) -> str:
 
 def join(root: str, *parts: str) -> str:
     """``root`` and relative parts, joined by forward slashes, URLs included."""
+    if root.endswith("://"):  # above all buckets of a store
+        return root + "/".join(parts)
     return "/".join([root.rstrip("/") or "/", *parts]) if parts else root
 
 
@@ -86,7 +88,9 @@ def common_root(files: Sequence[str]) -> str:
 
 def below(root: str, place: str) -> str:
     """The path of ``place`` relative to ``root``, a folder above it by common_root."""
-    return place if root == "." else place[len(root.rstrip("/")) + 1 :]
+    if root == ".":
+        return place
+    return place[len(root if root.endswith("://") else root.rstrip("/") + "/") :]
 
 
 def printable(name: str) -> str:

@@ -27,6 +27,7 @@ from pipelines.inference import choose_device
 from pipelines.parts import Part, fingerprint, finished, write_part
 from pipelines.reading import publish, unit_fingerprint
 from pipelines.units import with_items
+from pipelines.watching.timing import timed
 from schemas.errors import BadSample, UserError
 from schemas.tables import EXISTING_METADATA
 from shards import places
@@ -98,7 +99,7 @@ class _AdoptUnit(beam.DoFn):  # type: ignore[misc]
         npy, metadata = (places.join(unit.root, item.path) for item in unit.items)
         part = None if self._force else finished(self._work, POOL, unit.number, wanted)
         if part is None or part.extra["npy"] != npy:
-            part = self._adopt(unit, npy, metadata, wanted, content)
+            part = timed(self._work, lambda: self._adopt(unit, npy, metadata, wanted, content))
         publish(POOL, part.counts)
         yield part
 

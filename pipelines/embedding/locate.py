@@ -33,9 +33,9 @@ from pipelines.embedding.vectors import Vectors
 from pipelines.inference import choose_device
 from pipelines.parts import Part, fingerprint, finished, part_place, read_table, write_part
 from pipelines.reading import publish, unit_fingerprint
+from pipelines.selection.rejected import rejected_row, write_rejected
 from pipelines.units import read_units
 from schemas.errors import BadSample, UserError
-from schemas.manifest import Counts
 from schemas.tables import POOL_ROWS, WEB_FIELDS
 from shards.decoding import Tally
 from shards.sources import Unit
@@ -295,11 +295,14 @@ def write_located(
     table = take_rows(part_place(search.work, POOL, number), asked.rows, POOL_ROWS.names)
     tally = Tally()
     rows: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
     inputs: dict[str, str] = {}
     for row in table.to_pylist():
         answer = choose(answers.get(row["row"], []), row["caption"])
         if isinstance(answer, Lost):
-            tally.drop(answer.key, BadSample(answer.reason, answer.detail))
+            problem = BadSample(answer.reason, answer.detail)
+            tally.drop(row["source_key"], problem)
+            rejected.append(rejected_row(LOCATE, row, problem))
             continue
         inputs[answer.unit] = answer.input
         web = {field.name: row[field.name] for field in WEB_FIELDS}
@@ -307,6 +310,7 @@ def write_located(
         caption = row["caption"] if row["caption"] is not None else answer.caption
         rows.append(row | answer.web | known | answer.where | {"caption": caption})
     tally.kept = len(rows)
+    write_rejected(search.work, LOCATE, number, rejected)
     part = Part(
         LOCATE,
         number,
@@ -340,5 +344,5 @@ def choose(answers: list[Found | Lost], caption: str | None) -> Found | Lost:
 
 
 def _published(part: Part) -> Part:
-    publish(LOCATE, Counts.model_validate(part.counts))
+    publish(LOCATE, part.counts)
     return part

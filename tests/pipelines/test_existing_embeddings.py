@@ -19,7 +19,7 @@ from pipelines.embedding.adopt import check_array, read_metadata
 from schemas.errors import UserError
 from schemas.manifest import Manifest
 from schemas.record import IMAGE_TEXT_PAIR
-from shards.sources import open_embeddings
+from shards.sources import open_embeddings, open_pool, read_unit
 
 Reference = tuple[Path, Built]
 Build = Callable[..., Built]
@@ -133,6 +133,9 @@ def test_images_that_are_gone_are_counted(
     located = manifest(tmp_path / "set").provenance.counts["locate"]
     lost = sum(record["source"] == "00001.tar" for record in records(reference[0]))
     assert located.dropped == {"image_not_found": lost}
+    rejected = pq.read_table(tmp_path / "set.work" / "rejected" / "locate-00001.parquet")
+    assert set(rejected.column("reason").to_pylist()) == {"image_not_found"}
+    assert rejected.num_rows == lost
     shutil.copy(pairs / "00001.tar", tmp_path / "pool")  # fetched after all
     assert adopted(ours(reference), "--force", pool=tmp_path / "pool").code == 0
     assert len(records(tmp_path / "set")) == len(found) + lost
@@ -158,6 +161,30 @@ def test_a_key_of_several_tars(
     assert found == [f"a/{source}" for source in sources if source != "00000.tar"]
     located = manifest(tmp_path / "set").provenance.counts["locate"]
     assert located.dropped == {"ambiguous_key": sources.count("00000.tar")}
+
+
+def test_images_in_files_are_found_by_the_end_of_their_path(
+    reference: Reference, adopted: Build, tmp_path: Path, pairs: Path
+) -> None:
+    """clip-retrieval writes the whole path of a file, as it was where it ran."""
+    root = as_others_write(reference, tmp_path / "laion")
+    source = open_pool(str(pairs))
+    for sample in (s for unit in source.units for s in read_unit(source, unit)):
+        folder = tmp_path / "files" / sample.source_key[:5]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{sample.source_key}.jpg").write_bytes(sample.image)
+        (folder / f"{sample.source_key}.txt").write_text(sample.text or "", encoding="utf-8")
+    place = root / "metadata" / "metadata_0.parquet"
+    table = pq.read_table(place)
+    keys = table.column("image_path").to_pylist()
+    paths = pa.array([f"/mnt/elsewhere/files/{key[:5]}/{key}.jpg" for key in keys])
+    pq.write_table(table.set_column(0, "image_path", paths), place)
+    built = adopted(root, pool=tmp_path / "files")
+    assert built.code == 0, built.err
+    texts = [record["text"] for record in records(tmp_path / "set")]
+    assert texts == [record["text"] for record in records(reference[0])]
+    sources = {str(record["source"]) for record in records(tmp_path / "set")}
+    assert {source.split("/")[0] for source in sources} == {"00000", "00001", "00002"}
 
 
 def test_the_encoder_is_checked_by_images(

@@ -10,9 +10,11 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_data import image_folder
 
 from pipelines.build import Composition
 from pipelines.options import parse
+from pipelines.reading import unit_fingerprint
 from pipelines.units import (
     SLICES_A_FILE,
     ReadUnits,
@@ -22,6 +24,7 @@ from pipelines.units import (
     write_units,
 )
 from schemas.errors import UserError
+from shards.sources import open_labelled
 from shards.sources.base import LIST_SLICE, ListItem
 from shards.sources.files import FileList
 from shards.sources.tar_sets import TarSet
@@ -64,6 +67,17 @@ def test_lists_do_not_change_between_runs(tmp_path: Path) -> None:
     one, two = (sorted((tmp_path / work).rglob("*.parquet")) for work in ("one", "two"))
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
     assert len(one) == 2
+
+
+def test_fingerprints_do_not_depend_on_where_the_list_lies(tmp_path: Path) -> None:
+    image_folder(tmp_path / "ft", per_class=2)
+    source = open_labelled(str(tmp_path / "ft"))
+    digests = {
+        unit_fingerprint(unit)
+        for work in ("one", "two")
+        for unit in read_units(write_units(str(tmp_path / work), "finetune", source))
+    }
+    assert digests == {unit_fingerprint(source.units[0])}
 
 
 def test_units_come_through_beam(tmp_path: Path) -> None:

@@ -114,6 +114,17 @@ def test_several_places(tmp_path: Path) -> None:
         open_pool(str(tmp_path / "a"), f"{tmp_path}/./a/00001.tar")
 
 
+def test_places_in_several_buckets(tmp_path: Path) -> None:
+    tars = pool(tmp_path, tars=1, per_tar=2)
+    for bucket in ("one", "two"):
+        place = f"memory://{tmp_path.name}-{bucket}/laion/0.tar"
+        places.write_bytes(place, (tars / "00000.tar").read_bytes())
+    source = open_pool(*[f"memory://{tmp_path.name}-{bucket}/laion" for bucket in ("one", "two")])
+    names = [f"{tmp_path.name}-{bucket}/laion/0.tar" for bucket in ("one", "two")]
+    assert [unit.name for unit in source.units] == names
+    assert len(all_of(source)) == 4
+
+
 def test_several_lists_and_folders(tmp_path: Path) -> None:
     images(tmp_path, ["l/x/0.jpg", "l/x/1.jpg", "f/y/0.jpg"])
     (tmp_path / "f/y/0.txt").write_text("beside")
