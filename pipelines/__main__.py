@@ -19,6 +19,7 @@ from pipelines.captioning.captioner import check_captioner
 from pipelines.config import BuildConfig
 from pipelines.embedding import embed
 from pipelines.embedding.adopt import DECLARED
+from pipelines.embedding.metadata import LOCATE
 from pipelines.inference import choose_device
 from pipelines.options import parse
 from pipelines.retrieval import retrieve
@@ -130,6 +131,8 @@ def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[s
     if pool is not None and "retrieve" in config.stages:
         units[retrieve.STAGE] = len(finetune.units)
     if pool is not None and "select" in config.stages:
+        if config.embedding.existing:
+            units[LOCATE] = len(pool.units)
         units[select.STAGE] = len(pool.units)
     if ASSEMBLE in config.stages:
         units[ASSEMBLE] = None
