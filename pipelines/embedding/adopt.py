@@ -9,7 +9,6 @@ that were retrieved.
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -223,8 +222,3 @@ def _row(about: dict[str, Any], place: str) -> dict[str, Any]:
 def _pixels(value: Any) -> int | None:
     sound = isinstance(value, int | float) and 0 < value < 1 << 31
     return int(value) if sound else None
-
-
-def join_key(path: str) -> str:
-    """What rows and images are joined by: the last part of a key or path."""
-    return posixpath.basename(path)

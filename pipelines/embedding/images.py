@@ -1,7 +1,8 @@
-"""Chosen images of a unit: which keys it holds, and what the images with some of them are."""
+"""Reading chosen images of a unit: those that rows of embeddings are of."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ from shards.sources import Sample, Unit
 from shards.sources.beside import read_beside
 from shards.sources.files import read_list
 from shards.sources.tar_sets import read_unit_tar
-from shards.tars import read_tar
 
 _BATCH = 64
 
@@ -71,25 +71,6 @@ class Lost(NamedTuple):
     detail: str
 
 
-def unit_keys(unit: Unit) -> Iterator[tuple[str, str]]:
-    """Source and key of every sample of a unit.
-
-    Of a tar they come from the parquet beside it; without one, from its headers.
-    """
-    if unit.tar is None:
-        for item in with_items(unit).items:
-            yield item.path, item.path
-        return
-    place = places.join(unit.root, unit.tar)
-    beside = read_beside(place, _ignore)
-    if beside is not None:
-        for key in beside.rows:
-            yield unit.tar, key
-        return
-    for sample in read_tar(place, _ignore, want=lambda ext: False):
-        yield unit.tar, sample.key
-
-
 def wanted_images(
     unit: Unit,
     wanted: list[Wanted],
@@ -106,35 +87,37 @@ def wanted_images(
     """
     rows: dict[str, list[Wanted]] = {}
     for row in wanted:
-        rows.setdefault(row.key, []).append(row)
+        rows.setdefault(join_key(row.key), []).append(row)
     bad = _Bad()
     by_sample = _tar_samples if unit.tar is not None else _file_samples
     batches = decoded_batches(
         by_sample(unit, rows, bad), prepare or _nothing, bad, batch=_BATCH, threads=threads
     )
-    done: set[str] = set()
+    done: set[Wanted] = set()
     for batch in batches:
         for item in batch:
-            key = item.sample.source_key
-            for row in _rows_of(rows, key):
-                done.add(row.key)
+            for row in _rows_of(rows, item.sample.source_key):
+                done.add(row)
                 yield row, _found(row, item, unit), item.prepared if row.vector else None
     for key, problem in bad.problems.items():
         for row in _rows_of(rows, key):
-            if row.key not in done:
-                done.add(row.key)
+            if row not in done:
+                done.add(row)
                 yield row, Lost(row.row, row.key, problem.reason, problem.detail), None
-    for key, lost in rows.items():
-        for row in lost if key not in done else []:
+    for row in wanted:
+        if row not in done:
             detail = f"{unit.name} should hold it, but does not"
             yield row, Lost(row.row, row.key, "image_not_found", detail), None
 
 
 def _rows_of(rows: dict[str, list[Wanted]], key: str) -> list[Wanted]:
-    """The rows that a sample is wanted for; a path may be wanted under a longer or shorter name."""
-    if key in rows:
-        return rows[key]
-    return [row for other, found in rows.items() if ends_alike(key, other) for row in found]
+    """The rows that a sample is wanted for, from those of its join_key."""
+    return [row for row in rows.get(join_key(key), ()) if ends_alike(key, row.key)]
+
+
+def join_key(path: str) -> str:
+    """What rows and images are joined by: the last part of a key or path."""
+    return posixpath.basename(path)
 
 
 def ends_alike(one: str, other: str) -> bool:
@@ -160,7 +143,7 @@ class _Bad(Tally):
 def _tar_samples(unit: Unit, rows: dict[str, list[Wanted]], bad: _Bad) -> Iterator[Sample]:
     assert unit.tar is not None
     place = places.join(unit.root, unit.tar)
-    beside = read_beside(place, _ignore)
+    beside = read_beside(place, ignore)
     with RangeReader() as reader:
         for sample in read_unit_tar(
             unit, bad.drop, None, want=lambda ext: ext not in IMAGE_EXTENSIONS, beside=beside
@@ -178,5 +161,5 @@ def _nothing(image: Image.Image) -> None:
     return None
 
 
-def _ignore(key: str, problem: BadSample) -> None:
+def ignore(key: str, problem: BadSample) -> None:
     """What is wrong with a tar shows when its samples are read."""

@@ -1,9 +1,8 @@
 """Finding the images of embeddings that existed already: only of the rows that were retrieved.
 
 Their metadata gives a key (of a sample in a tar) or a path (of a file), not a place. Rows and the
-pool's units are joined by it: keys come from the parquets beside the tars or from the tars'
-headers, and only keys and numbers cross the shuffle. Each tar that holds a retrieved row is then
-read once; the image's place, hash and size go into a part per pool part, which the select stage
+pool's units are joined by it (pipelines.embedding.keys). Each tar with a retrieved row is then read
+once; the image's place, hash and size go into a part per pool part, which the select stage
 looks rows up in (pipelines.embedding.metadata).
 
 Some of the images are embedded again and compared with the rows that are said to be theirs: the
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -23,13 +22,19 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
 from pipelines.config import Machine
-from pipelines.embedding.adopt import join_key
 from pipelines.embedding.embed import POOL
 from pipelines.embedding.encoder import ImageEncoder
-from pipelines.embedding.images import Found, Lost, Wanted, ends_alike, unit_keys, wanted_images
+from pipelines.embedding.images import Found, Lost, Wanted, wanted_images
+from pipelines.embedding.keys import (
+    Asked,
+    hashes_of_rows,
+    keys_of_rows,
+    keys_of_unit,
+    match,
+    one_array,
+)
 from pipelines.embedding.metadata import LOCATE, take_rows
 from pipelines.embedding.options import EmbedConfig
-from pipelines.embedding.vectors import Vectors
 from pipelines.inference import choose_device
 from pipelines.parts import Part, fingerprint, finished, part_place, read_table, write_part
 from pipelines.reading import publish, unit_fingerprint
@@ -39,10 +44,6 @@ from schemas.errors import BadSample, UserError
 from schemas.tables import POOL_ROWS, WEB_FIELDS
 from shards.decoding import Tally
 from shards.sources import Unit
-
-PROBES_A_PART = 8
-PROBED_PARTS = 16
-"""Images that are embedded again: at most so many of a part, and of so many parts."""
 
 SAME_ENCODER = 0.8
 """Least median cosine similarity of probes and rows. The same model gives 0.95 and more, even over
@@ -58,14 +59,6 @@ class Search:
     config: EmbedConfig
     machine: Machine
     force: bool
-
-
-class Asked(NamedTuple):
-    """Rows of a pool part whose images are wanted, and the fingerprint of what is made of them."""
-
-    part: Part
-    rows: list[int]
-    wanted: str
 
 
 class Locate(beam.PTransform):  # type: ignore[misc]
@@ -101,13 +94,18 @@ class Locate(beam.PTransform):  # type: ignore[misc]
             | "Ask" >> beam.ParDo(_Ask(search)).with_outputs("finished", main="asked")
         )
         keys = asked.asked | "Keys" >> beam.FlatMap(keys_of_rows, search.work)
-        number = asked.asked | "CountAsked" >> beam.combiners.Count.Globally()
+        hashes = (
+            asked.asked
+            | "HashesOfPart" >> beam.Map(hashes_of_rows, search.work)
+            | "ListHashes" >> beam.combiners.ToList()
+            | "Hashes" >> beam.Map(one_array)
+        )
         held = (
             pool.pipeline
             | "Images" >> beam.Create([search.images])
             | "Units" >> beam.FlatMap(read_units)
             | beam.Reshuffle()
-            | "KeysOfUnits" >> beam.FlatMap(keys_of_unit, beam.pvalue.AsSingleton(number))
+            | "KeysOfUnits" >> beam.FlatMap(keys_of_unit, beam.pvalue.AsSingleton(hashes))
         )
         joined = (
             {"wanted": keys, "units": held}
@@ -181,50 +179,6 @@ class _Ask(beam.DoFn):  # type: ignore[misc]
             if self._contents[name] != was:
                 return False
         return True
-
-
-def keys_of_rows(asked: Asked, work: str) -> Iterator[tuple[str, Wanted]]:
-    """The retrieved rows by what they are joined by; the first of a part carry their vectors."""
-    part = asked.part
-    table = take_rows(part_place(work, POOL, part.number), asked.rows, POOL_ROWS.names)
-    probed = asked.rows[:PROBES_A_PART] if part.number < PROBED_PARTS else []
-    vectors = np.zeros((0, 0), np.float32)
-    if probed:
-        vectors = Vectors(work, part).take(np.asarray(probed, np.int32))
-    for at, row in enumerate(table.select(["row", "source", "source_key", "caption"]).to_pylist()):
-        vector = np.asarray(vectors[at], np.float16).tobytes() if at < len(probed) else None
-        key = row["source_key"]
-        yield (
-            join_key(key),
-            Wanted(part.number, row["row"], key, row["source"], row["caption"], vector),
-        )
-
-
-def keys_of_unit(unit: Unit, asked: int) -> Iterator[tuple[str, tuple[int, str, str]]]:
-    """Every key of a unit, with the unit's number and the file; nothing if no row is asked for."""
-    if asked:
-        for source, key in unit_keys(unit):
-            yield join_key(key), (unit.number, source, key)
-
-
-def match(group: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[Any]:
-    """Each wanted row by the units that hold its key; what none holds goes to ``lost``."""
-    _, values = group
-    wanted = list(values["wanted"])
-    if not wanted:
-        return
-    held = list(values["units"])
-    for row in wanted:
-        units = {
-            unit
-            for unit, source, key in held
-            if ends_alike(key, row.key) and (not row.source or ends_alike(source, row.source))
-        }
-        for unit in sorted(units):
-            yield unit, row
-        if not units:
-            lost = Lost(row.row, row.key, "image_not_found", "no image of the pool has its key")
-            yield beam.pvalue.TaggedOutput("lost", (row.part, lost))
 
 
 class _Look(beam.DoFn):  # type: ignore[misc]
