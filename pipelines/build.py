@@ -14,7 +14,7 @@ from pipelines.captioning import caption
 from pipelines.config import BuildConfig
 from pipelines.embedding import adopt, embed, locate
 from pipelines.embedding.metadata import LOCATE
-from pipelines.parts import Part, left_parts, required_part
+from pipelines.parts import Part, left_parts, read_listed, required_part, write_listed
 from pipelines.reading import check_ceiling, in_order
 from pipelines.retrieval import retrieve
 from pipelines.selection import screen, select
@@ -206,11 +206,15 @@ class Composition:
     def _left_by(
         self, stage: str, role: str, options: dict[str, Any], *, ceiling: bool = True
     ) -> Parts:
-        most = self._config.max_bad_fraction if ceiling else 1.0
+        work = self._config.work
+        parts = left_parts(work, stage, unit_names(self._units[role]), options)
+        if ceiling:
+            check_ceiling(parts, self._config.max_bad_fraction)
+        listed = write_listed(work, stage, parts)
         return (
             self._root
-            | f"{stage}-left-list" >> beam.Create([self._units[role]])
-            | f"{stage}-left" >> beam.Map(_left, self._config.work, stage, options, most)
+            | f"{stage}-left-list" >> beam.Create([listed])
+            | f"{stage}-left" >> beam.Map(read_listed)
         )
 
     def _listed(self, name: str, parts: beam.PCollection[Part], *, ceiling: bool = True) -> Parts:
@@ -269,11 +273,6 @@ class Composition:
                 self._finetune.classes,
             )
         )
-
-
-def _left(units: str, work: str, stage: str, options: dict[str, Any], most: float) -> list[Part]:
-    """What an earlier run of a stage has left for the units of a list."""
-    return check_ceiling(left_parts(work, stage, unit_names(units), options), most)
 
 
 def _each(name: str, parts: Parts | None) -> beam.PCollection[Part]:

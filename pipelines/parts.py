@@ -75,8 +75,7 @@ def array_place(work: str, stage: str, number: int) -> str:
 
 def write_part(work: str, part: Part, table: pa.Table) -> Part:
     """Write a part's table, with the part itself in the file's metadata; atomic."""
-    body = asdict(part) | {"counts": part.counts.model_dump()}
-    table = table.replace_schema_metadata({_METADATA: canonical_json(body).encode()})
+    table = table.replace_schema_metadata({_METADATA: canonical_json(_body(part)).encode()})
     sink = pa.BufferOutputStream()
     # Groups of a size, so that a few rows of a large part can be read without the others.
     pq.write_table(table, sink, compression="zstd", row_group_size=_GROUP)
@@ -93,12 +92,20 @@ def read_part(work: str, stage: str, number: int) -> Part | None:
     try:
         with places.open_read(place) as file:
             metadata = pq.read_schema(file).metadata or {}
-        body = json.loads(metadata[_METADATA])
-        body["counts"] = Counts.model_validate(body["counts"])
-        body["examples"] = [tuple(example) for example in body["examples"]]
-        return Part(**body)
+        return _part(json.loads(metadata[_METADATA]))
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError):
         return None  # not ours, or broken: it will be made again
+
+
+def _body(part: Part) -> dict[str, Any]:
+    """A part as JSON can hold it."""
+    return asdict(part) | {"counts": part.counts.model_dump()}
+
+
+def _part(body: dict[str, Any]) -> Part:
+    body["counts"] = Counts.model_validate(body["counts"])
+    body["examples"] = [tuple(example) for example in body["examples"]]
+    return Part(**body)
 
 
 def finished(work: str, stage: str, number: int, wanted: str) -> Part | None:
@@ -130,6 +137,18 @@ def required_part(work: str, stage: str, number: int) -> Part:
             f"{_run_by(stage)} stage first."
         )
     return part
+
+
+def write_listed(work: str, stage: str, parts: Sequence[Part]) -> str:
+    """List parts in the work folder, for a graph that is to start from them; returns the place."""
+    place = places.join(work, "units", f"{stage}-left.json")
+    places.write_bytes(place, canonical_json([_body(part) for part in parts]).encode())
+    return place
+
+
+def read_listed(place: str) -> list[Part]:
+    """The parts that write_listed has listed."""
+    return [_part(body) for body in json.loads(places.read_bytes(place))]
 
 
 def left_parts(
