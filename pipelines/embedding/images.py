@@ -35,6 +35,7 @@ class Wanted(NamedTuple):
     row: int
     key: str
     source: str | None
+    url: str | None
     caption: str | None
     vector: bytes | None
 

@@ -252,7 +252,7 @@ def write_located(
     rejected: list[dict[str, Any]] = []
     inputs: dict[str, str] = {}
     for row in table.to_pylist():
-        answer = choose(answers.get(row["row"], []), row["caption"])
+        answer = choose(answers.get(row["row"], []), row["caption"], row["url"])
         if isinstance(answer, Lost):
             problem = BadSample(answer.reason, answer.detail)
             tally.drop(row["source_key"], problem)
@@ -280,12 +280,13 @@ def write_located(
     return write_part(search.work, part, pa.Table.from_pylist(rows, schema=POOL_ROWS))
 
 
-def choose(answers: list[Found | Lost], caption: str | None) -> Found | Lost:
-    """The image of a row. Where several units hold its key, the one with the row's caption."""
+def choose(answers: list[Found | Lost], caption: str | None, url: str | None) -> Found | Lost:
+    """The image of a row: of several with its key, that of its URL, or else of its caption."""
     found = sorted(
         (answer for answer in answers if isinstance(answer, Found)),
         key=lambda answer: (answer.where["source"], answer.where["source_key"]),
     )
+    found = [answer for answer in found if url and answer.web.get("url") == url] or found
     if len({answer.where["image_sha256"] for answer in found}) > 1 and caption is not None:
         found = [answer for answer in found if answer.caption == caption]
     if not found:

@@ -154,6 +154,8 @@ def test_a_key_of_several_tars(
             members += pair(f"{number:05d}{n:04d}", jpeg(5000 + 8 * number + n), text)
         write_tar(pool / "b" / f"{number:05d}.tar", members)
     embeddings = as_others_write(reference, tmp_path / "laion")
+    place = embeddings / "metadata" / "metadata_0.parquet"
+    pq.write_table(pq.read_table(place).drop_columns(["url"]), place)
     built = adopted(embeddings, "--pool", str(pool / "a"), str(pool / "b"))
     assert built.code == 0, built.err
     sources = [record["source"] for record in records(reference[0])]
@@ -161,6 +163,25 @@ def test_a_key_of_several_tars(
     assert found == [f"a/{source}" for source in sources if source != "00000.tar"]
     located = manifest(tmp_path / "set").provenance.counts["locate"]
     assert located.dropped == {"ambiguous_key": sources.count("00000.tar")}
+
+
+def test_another_download_is_joined_by_url(
+    reference: Reference, adopted: Build, tmp_path: Path, pairs: Path
+) -> None:
+    """Its images have other numbers, so a key of the embeddings is another image's."""
+    source = open_pool(str(pairs))
+    samples = [s for unit in source.units for s in read_unit(source, unit)][::-1]
+    members, rows = [], []
+    for n, sample in enumerate(samples):
+        key = f"{n // 8:05d}{n % 8:04d}"
+        members += pair(key, sample.image, sample.text, **sample.web)
+        rows.append({"key": key, "caption": sample.text, "status": "success"} | sample.web)
+    write_tar(tmp_path / "pool" / "00000.tar", members)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool" / "00000.parquet")
+    built = adopted(as_others_write(reference, tmp_path / "laion"), pool=tmp_path / "pool")
+    assert built.code == 0, built.err
+    wanted = [(r["text"], r["image_sha256"]) for r in records(reference[0])]
+    assert [(r["text"], r["image_sha256"]) for r in records(tmp_path / "set")] == wanted
 
 
 def test_images_in_files_are_found_by_the_end_of_their_path(
