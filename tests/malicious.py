@@ -181,10 +181,12 @@ def pax(*records: tuple[str, str]) -> bytes:
 def a_tar(folder: Path, *blocks: bytes, says: str | None = None, whole: bool = True) -> Attack:
     """A pool of one tar; what is refused in it is counted, and the sound pair is read."""
     path = folder / "pool" / "00000.tar"
+    # All samples of a tar have a json, or none has.
+    with_json = any(b".json" in block[:100] for block in blocks)
     sound = b"".join(
         raw_header(n.encode(), len(d)) + padded(d)
         for n, d in pair("sound", jpeg(1), "t")
-        if not n.endswith(".json")  # or every other sample would have to have one
+        if not n.endswith(".json") or with_json
     )
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:
