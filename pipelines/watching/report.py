@@ -47,6 +47,7 @@ class StageReport:
         samples: read by the parts that have a timing.
         slowest: the parts that took longest, as name, seconds, samples.
         examples: of what was dropped, as reason, key, detail, part.
+        noted: what was seen that is no sample, such as pairs that could not be downloaded.
     """
 
     stage: str
@@ -59,6 +60,7 @@ class StageReport:
     samples: int = 0
     slowest: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, str]] = field(default_factory=list)
+    noted: dict[str, int] = field(default_factory=dict)
 
     @property
     def rate(self) -> float | None:
@@ -168,6 +170,8 @@ def _stage(stage: StageProgress, parts: list[Part], taken: dict[int, float | Non
     seen: Counter[str] = Counter()
     timed: list[tuple[float, Part]] = []
     for part in parts:
+        for what, number in part.extra.get("noted", {}).items():
+            made.noted[what] = made.noted.get(what, 0) + number
         seconds = taken.get(part.number)
         if seconds is not None:
             timed.append((seconds, part))

@@ -120,6 +120,10 @@ def test_a_build_over_a_download(laion: Path, finetune: Path, tmp_path: Path) ->
     assert "embed-pool: read 18, kept 18" in built.out.splitlines()
     parts = [required_part(str(tmp_path / "set.work"), embed.POOL, n) for n in (0, 1)]
     assert [part.extra["noted"] for part in parts] == [{"not_downloaded": 1}] * 2
+    report = json.loads((tmp_path / "set.work" / "report.json").read_text())
+    noted = {stage["stage"]: stage["noted"] for stage in report["stages"]}
+    assert noted[embed.POOL] == {"not_downloaded": 2}
+    assert "(not_downloaded 2)" in (tmp_path / "set.work" / "report.html").read_text()
     for record, _ in AnchorSet.open(str(tmp_path / "set")).samples(raise_bad):
         assert record.nsfw == "UNLIKELY"
         assert record.similarity == 0.25
