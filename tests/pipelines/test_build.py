@@ -119,7 +119,7 @@ def test_a_build_goes_on_from_what_is_left(reference: Reference, run: Run, tmp_p
     parts = sorted(p for p in work.rglob("*") if p.is_file() and p.name != "build.json")
     assert len(parts) > 15
     for step in (2, 3):
-        for part in parts[::step]:
+        for part in filter(Path.exists, parts[::step]):  # timings of whole parts stay away
             _ = part.unlink() if step == 2 else part.write_bytes(part.read_bytes()[:-7])
         (tmp_path / "set" / "anchor_set.json").unlink()
         (tmp_path / "set" / "text-compensated" / "00001.tar").unlink()
