@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from pipelines import inference
 from pipelines.captioning import options as captioning
@@ -122,6 +122,7 @@ def parse(argv: Sequence[str]) -> tuple[BuildConfig, PipelineOptions]:
     AnchorOptions._add_argparse_args(parser)
     known, rest = parser.parse_known_args(argv)
     _refuse_unknown(rest, parser)
+    _refuse_engine(rest)
     config = _resolve(known)
     beam_options = list(argv)
     if not any(word.startswith("--default_sdk_harness_log_level") for word in beam_options):
@@ -168,6 +169,15 @@ def _refuse_unknown(rest: list[str], ours: argparse.ArgumentParser) -> None:
     raise UserError(f"unknown option {unknown[0]!r}{hint}")
 
 
+def _refuse_engine(rest: list[str]) -> None:
+    """Beam's Dask runner (2.77) drops what is emitted at the end of a bundle, without a word."""
+    runner = PipelineOptions(rest).view_as(StandardOptions).runner or ""
+    if "dask" in runner.lower():
+        raise UserError(
+            f"--runner {runner} loses data silently; docs/engines.md names the runners that don't."
+        )
+
+
 def _listed(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     for part in chosen:
@@ -194,6 +204,8 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
             raise UserError(
                 f"--{name} is given, but --kinds leaves {IMAGE_TEXT_PAIR} out; drop one."
             )
+    if IMAGE_TEXT_PAIR not in kinds:
+        selection.refuse_any(o)
     at_least(o, 1, "shard_size", "decode_threads")
     at_least(o, 0, "model_threads")
     if not 0 <= o.max_bad_fraction <= 1:

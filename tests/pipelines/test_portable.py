@@ -1,0 +1,66 @@
+"""The same pipeline through Beam's portable job API, and workers that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from portable import portable_runner, workers
+from tiny_builds import Built, contents, ended, start, without_progress
+
+Reference = tuple[Path, Built]
+MULTI = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+
+def test_a_job_service_and_its_workers_give_the_same(
+    reference: Reference, finetune: Path, pairs: Path, tmp_path: Path
+) -> None:
+    with portable_runner(tmp_path) as options:
+        built = ended(start(finetune, pairs, tmp_path / "set", *options))
+        assert built.code == 0, built.err
+        assert contents(tmp_path / "set") == contents(reference[0])
+        assert built.out.splitlines()[:-3] == reference[1].out.splitlines()[:-3]
+        # What a worker there has to say of bad input comes back as the one sentence.
+        built = ended(start(finetune, pairs, tmp_path / "other", *options, "--k", "25"))
+        assert built.code == 2, built.err
+        assert built.sentence.startswith("--k 25 is larger than the pool")
+
+
+def kill_a_worker(process: subprocess.Popen[str], above: int, work: Path) -> None:
+    """As soon as the first part is there, so that the worker is in the middle of its work."""
+    while process.poll() is None:
+        found = workers(above)
+        if found and any((work / "embeddings").rglob("*.parquet")):
+            os.kill(found[-1], signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("where", ["multi_processing", "portable"])
+def test_a_worker_is_killed(
+    reference: Reference, finetune: Path, pairs: Path, tmp_path: Path, where: str
+) -> None:
+    output = tmp_path / "set"
+    # One image at a time, and one after the other: long enough to be killed in.
+    slow = ("--embed_batch", "1", "--decode_threads", "1")
+    if where == "multi_processing":
+        process = start(finetune, pairs, output, *MULTI, *slow)
+        kill_a_worker(process, process.pid, tmp_path / "set.work")
+        stopped = ended(process)
+    else:
+        with portable_runner(tmp_path) as options:
+            process = start(finetune, pairs, output, *options, *slow)
+            kill_a_worker(process, os.getpid(), tmp_path / "set.work")
+            stopped = ended(process)
+    assert stopped.code == 2, stopped
+    assert stopped.sentence.startswith("a worker process died")
+    assert stopped.sentence.endswith("the same command goes on from here.")
+    assert len(without_progress(stopped.err)) == 2, stopped.err
+    assert not (output / "anchor_set.json").exists()
+    built = ended(start(finetune, pairs, output))
+    assert built.code == 0, built.err
+    assert contents(output) == contents(reference[0])
