@@ -100,6 +100,9 @@ HITS = pa.schema(
 )
 """Search of one partition of the pool for one group of queries: by query, best first."""
 
+TRIALS = pa.schema([pa.field("level", pa.int32(), nullable=False), *HITS])
+"""The same for a sample of the queries, at rising levels of effort; level -1 is exact."""
+
 NEIGHBOURS = pa.schema(
     [
         pa.field("query", pa.int32(), nullable=False),  # row in the query's embedding file
@@ -126,6 +129,17 @@ CANDIDATES = pa.schema(
     ]
 )
 """Select stage: what will become anchors, with the place to fetch each image from."""
+
+JUDGED = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),  # in the pool part
+        *CANDIDATES,
+        pa.field("class_scores", pa.list_(pa.float64())),  # best score by query_classes
+        pa.field("reason", pa.string()),  # null: it is a candidate still
+        pa.field("detail", pa.string()),
+    ]
+)
+"""Judge step of the select stage: all retrieved rows of a pool part, and why some are dropped."""
 
 MEMBERS = ("image", "text", "record")
 """Members of a sample, in tar order; the parquet holds an offset and a size for each."""

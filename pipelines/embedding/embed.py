@@ -186,7 +186,7 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
         )
 
 
-def write_array(place: str, matrix: NDArray[np.float16]) -> str:
+def write_array(place: str, matrix: NDArray[Any]) -> str:
     """Write a .npy atomically; returns its SHA-256."""
     buffer = io.BytesIO()
     np.save(buffer, matrix, allow_pickle=False)

@@ -220,6 +220,21 @@ def _add_select_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_any(o: argparse.Namespace) -> None:
+    """Refuse options of a selection where no pair is selected.
+
+    Raises:
+        UserError: one was given.
+    """
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if getattr(o, name) != default:
+            raise UserError(
+                f"--{name} is given, but --kinds leaves image-text pairs out; drop one."
+            )
+
+
 def resolve_screen(o: argparse.Namespace) -> ScreenConfig:
     """Check the options of what is searched.
 
