@@ -125,7 +125,7 @@ class ShardWriter:
                 output is a finished set of other anchors.
         """
         note = places.join(self.work, "shards", f"{plan.kind}-{plan.number:05d}.json")
-        known = self._known(note, plan)
+        known = None if self.force else self._known(note, plan)
         entry = known if known is not None and self._is_whole(known) else None
         if entry is None:
             if self.complete and known is None and not self.force:

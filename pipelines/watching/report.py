@@ -105,7 +105,7 @@ class Report:
         """For programs; keys are those of the classes above."""
         body = asdict(self)
         for stage, made in zip(body["stages"], self.stages, strict=True):
-            stage["counts"] = made.counts.model_dump()
+            stage["counts"] = made.counts.model_dump(exclude_none=True)
             stage["samples_per_worker_second"] = None if made.rate is None else round(made.rate, 2)
         return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
