@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import memory, reader_speed, verify_speed
+from benchmarks import memory, pool_growth, reader_speed, verify_speed
 from benchmarks.contest import contest
 
 
@@ -62,6 +62,16 @@ def test_memory(
     for found in body["results"].values():
         assert all(mb > 5 for mb in found["peak_mb"])
     assert "growth" in capsys.readouterr().out
+
+
+def test_pool_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = run(pool_growth.main, tmp_path, "--samples", "30", "--times", "2")
+    assert list(body["results"]) == ["11", "15", "30", "60"]
+    for found in body["results"].values():
+        assert found["peak_mb"] > 100
+        assert found["seconds"] > 0
+    assert body["growth"]["memory"] > 0.5
+    assert "time an image, largest over 15" in capsys.readouterr().out
 
 
 def test_a_contest_takes_turns() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_builds import Built, build, contents, without_progress
+from tiny_builds import Built, build, contents, ended, start, without_progress
 from tiny_data import image_folder, jpeg, pair, write_tar
 
 from pipelines.parts import Part, part_place, write_part
@@ -225,6 +227,31 @@ def test_how_beam_tells_of_a_dead_worker() -> None:
     assert SENTENCE.endswith("the same command goes on from here.")
 
 
+def test_a_command_does_not_wait_for_the_dead() -> None:
+    """Beam's thread has told of a worker's end, and the main thread goes on waiting for it."""
+    code = """
+import threading, time
+from pipelines.watching.worker_deaths import WorkerDeaths
+
+def watch():
+    raise RuntimeError("Worker subprocess exited with return code 137")
+
+with WorkerDeaths(patience=0.2) as deaths:
+    threading.Thread(target=watch).start()
+    time.sleep(200)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"anchorft-build: error: {SENTENCE}"
+
+
 def test_where_parts_lie(tmp_path: Path) -> None:
     """Progress takes part numbers from names; the names are those of parts.py."""
     for stage in ("caption", "embed-pool"):
@@ -237,8 +264,6 @@ def test_two_processes_in_one_work_folder_are_harmless(
     reference: Reference, finetune: Path, pairs: Path, tmp_path: Path
 ) -> None:
     """Both write the same bytes, each file whole."""
-    from tiny_builds import ended, start
-
     both = [start(finetune, pairs, tmp_path / "set") for _ in range(2)]
     for process in both:
         built = ended(process)
