@@ -41,9 +41,12 @@ def _base(number: int, side: int) -> np.ndarray:
     return pixels
 
 
-def photograph(seed: int, side: int = SIDE) -> bytes:
-    """A JPEG that no other seed gives: a window of one of a few large pictures."""
-    base = _base(seed % _BASES, side)
+def photograph(seed: int, side: int = SIDE, bases: int = _BASES) -> bytes:
+    """A JPEG that no other seed gives: a window of one of a few large pictures.
+
+    Windows of one large picture may overlap; with as many ``bases`` as seeds none does.
+    """
+    base = _base(seed % bases, side)
     rng = np.random.default_rng((7, seed))
     top, left = (int(rng.integers(0, room)) for room in (side, side * 5 // 4))
     window = base[top : top + side, left : left + side * 5 // 4]

@@ -23,7 +23,8 @@ from pipelines.embedding.metadata import LOCATE
 from pipelines.inference import choose_device
 from pipelines.options import parse
 from pipelines.retrieval import retrieve
-from pipelines.selection import screen, select
+from pipelines.selection import judge, screen, select
+from pipelines.selection.evaluation import stage_name
 from pipelines.watching import worker_deaths, worker_output
 from pipelines.watching.ending import reported
 from pipelines.watching.interrupt import Interrupts
@@ -37,6 +38,7 @@ from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
 from shards import places
 from shards.reader import AnchorSet
 from shards.sources import Source, open_embeddings, open_labelled, open_pool
+from shards.sources.evaluation import open_evaluation
 
 _NOTE = "build.json"
 
@@ -111,14 +113,17 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
             resolve(config.embedding.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
         check_captioner(config.captioning.captioner, config.captioning.decoding)
+    evaluation = [open_evaluation(place) for place in config.select.evaluation]
     choose_device(config.machine.device, config.embedding.precision)
-    complete = claim_output(config, config.build_id(finetune, pool, existing))
-    progress = Progress(config.work, _units(config, finetune, existing or pool))
+    complete = claim_output(config, config.build_id(finetune, pool, existing, *evaluation))
+    progress = Progress(config.work, _units(config, finetune, existing or pool, evaluation))
     with reported(config, progress), progress:
-        return run(config, options, finetune, pool, existing, complete=complete)
+        return run(config, options, finetune, pool, existing, evaluation, complete=complete)
 
 
-def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[str, int | None]:
+def _units(
+    config: BuildConfig, finetune: Source, pool: Source | None, evaluation: Sequence[Source]
+) -> dict[str, int | None]:
     """Stages that run, with the number of parts of each; None where that shows only later."""
     units: dict[str, int | None] = {}
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
@@ -126,6 +131,8 @@ def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[s
     if pool is not None and "embed" in config.stages:
         units[embed.FINETUNE] = len(finetune.units)
         units[embed.POOL] = len(pool.units)
+        for number, source in enumerate(evaluation):
+            units[stage_name(number)] = len(source.units)
     if pool is not None and "screen" in config.stages:
         units[screen.STAGE] = len(pool.units)
     if pool is not None and "retrieve" in config.stages:
@@ -133,6 +140,7 @@ def _units(config: BuildConfig, finetune: Source, pool: Source | None) -> dict[s
     if pool is not None and "select" in config.stages:
         if config.embedding.existing:
             units[LOCATE] = len(pool.units)
+        units[judge.STAGE] = len(pool.units)
         units[select.STAGE] = len(pool.units)
     if ASSEMBLE in config.stages:
         units[ASSEMBLE] = None

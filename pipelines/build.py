@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import apache_beam as beam
@@ -18,6 +19,7 @@ from pipelines.parts import Part, left_parts, read_listed, required_part, write_
 from pipelines.reading import check_ceiling, in_order
 from pipelines.retrieval import retrieve
 from pipelines.selection import screen, select
+from pipelines.selection.evaluation import EmbedEvaluation, evaluation_options, stage_name
 from pipelines.units import ReadUnits, unit_names, write_units
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
 from shards.sources import Source
@@ -38,6 +40,7 @@ class Composition:
         pool: the source of pairs, where that kind is built.
         existing: embeddings of the pool that exist already; its rows are then theirs, and
             ``pool`` is where their images are looked for.
+        evaluation: images that no anchor may be a copy of.
         complete: the output already holds a finished set of this very build.
     """
 
@@ -48,6 +51,7 @@ class Composition:
         finetune: Source,
         pool: Source | None,
         existing: Source | None = None,
+        evaluation: Sequence[Source] = (),
         *,
         complete: bool,
     ) -> None:
@@ -56,6 +60,7 @@ class Composition:
         self._finetune = finetune
         self._pool = pool
         self._existing = existing
+        self._evaluation = evaluation
         self._complete = complete
         self._units = {
             role: write_units(config.work, role, source)
@@ -65,11 +70,15 @@ class Composition:
                 ("images", pool if existing else None),
             )
             if source is not None
+        } | {
+            stage_name(number): write_units(config.work, f"evaluation-{number:05d}", source)
+            for number, source in enumerate(self._evaluation)
         }
 
     def expand(self) -> None:
         """Add the stages that were asked for."""
         captions = pairs = queries = pool = screened = located = None
+        copied: list[Parts] = []
         if TEXT_COMPENSATED in self._config.kinds:
             captions = self._caption()
         if IMAGE_TEXT_PAIR in self._config.kinds:
@@ -81,9 +90,10 @@ class Composition:
             if self._existing:
                 located = self._locate(neighbours, pool)
                 chosen = self._after(located)
-            pairs = self._select(neighbours, chosen)
+            copied = self._embed_evaluation()
+            pairs = self._select(neighbours, chosen, queries, copied)
         if "assemble" in self._config.stages:
-            every = (captions, queries, pool, screened, located)
+            every = (captions, queries, pool, screened, located, *copied)
             stages = [parts for parts in every if parts is not None]
             self._assemble(captions, pairs, stages)
 
@@ -132,6 +142,27 @@ class Composition:
             )
         units = self._root | f"{stage}-units" >> ReadUnits(self._units[_ROLES[stage]])
         return self._listed(stage, units | stage >> step)
+
+    def _embed_evaluation(self) -> list[Parts]:
+        """Images that no anchor may be a copy of, one list of parts for each place."""
+        made: list[Parts] = []
+        for number, _ in enumerate(self._evaluation):
+            stage = stage_name(number)
+            if "embed" not in self._config.stages:
+                if self._needed("select", "assemble"):
+                    options = evaluation_options(self._config.embedding)
+                    made.append(self._left_by(stage, stage, options))
+                continue
+            step = EmbedEvaluation(
+                number,
+                work=self._config.work,
+                config=self._config.embedding,
+                machine=self._config.machine,
+                force=self._config.force,
+            )
+            units = self._root | f"{stage}-units" >> ReadUnits(self._units[stage])
+            made.append(self._listed(stage, units | stage >> step))
+        return made
 
     def _screen(self, pool: Parts | None) -> Parts | None:
         if "screen" not in self._config.stages:
@@ -191,7 +222,13 @@ class Composition:
             return None
         return located | "PoolOfLocated" >> beam.Map(_pool_of, self._config.work)
 
-    def _select(self, neighbours: Parts | None, pool: Parts | None) -> Parts | None:
+    def _select(
+        self,
+        neighbours: Parts | None,
+        pool: Parts | None,
+        queries: Parts | None,
+        evaluation: list[Parts],
+    ) -> Parts | None:
         options = select.select_options(
             self._config.retrieval, self._config.screen, self._config.select
         )
@@ -199,8 +236,22 @@ class Composition:
             if not self._needed("assemble"):
                 return None
             return self._left_by(select.STAGE, "pool", options, ceiling=False)
-        step = select.Select(work=self._config.work, config=self._config.select, options=options)
-        inputs = (_each("neighbours", neighbours), _each("select", pool))
+        assert self._pool is not None
+        step = select.Select(
+            work=self._config.work,
+            root=self._pool.units[0].root,
+            config=self._config.select,
+            options=options,
+            embedding=self._config.embedding,
+            machine=self._config.machine,
+            force=self._config.force,
+        )
+        inputs = (
+            _each("neighbours", neighbours),
+            _each("select", pool),
+            _each("select-finetune", queries),
+            self._joined("evaluation", evaluation),
+        )
         return self._listed(select.STAGE, inputs | "Select" >> step, ceiling=False)
 
     def _left_by(
@@ -226,6 +277,17 @@ class Composition:
         if not ceiling:
             return listed | f"{name}-sort" >> beam.Map(in_order)
         return listed | f"{name}-ceiling" >> beam.Map(check_ceiling, self._config.max_bad_fraction)
+
+    def _joined(self, name: str, lists: list[Parts]) -> Parts:
+        """Several lists of parts as one, by stage and number."""
+        if not lists:
+            return self._root | f"{name}-none" >> beam.Create([[]])
+        return (
+            tuple(lists)
+            | f"{name}-flatten" >> beam.Flatten()
+            | f"{name}-lists" >> beam.combiners.ToList()
+            | f"{name}-join" >> beam.Map(_all_parts)
+        )
 
     def _planned(self, kind: Kind, parts: Parts) -> beam.PCollection[assemble.ShardPlan]:
         size = self._config.shard_size
@@ -281,6 +343,11 @@ def _each(name: str, parts: Parts | None) -> beam.PCollection[Part]:
     return parts | f"{name}-each" >> beam.FlatMap(lambda listed: listed)
 
 
+def _all_parts(lists: list[list[Part]]) -> list[Part]:
+    parts = [part for listed in lists for part in listed]
+    return sorted(parts, key=lambda part: (part.stage, part.number))
+
+
 def _pool_of(located: list[Part], work: str) -> list[Part]:
     """The pool's parts, once their images have been located."""
     return [required_part(work, embed.POOL, part.number) for part in located]
@@ -292,6 +359,7 @@ def run(
     finetune: Source,
     pool: Source | None,
     existing: Source | None = None,
+    evaluation: Sequence[Source] = (),
     *,
     complete: bool,
 ) -> PipelineResult:
@@ -301,7 +369,7 @@ def run(
         Exception: whatever ended the job, UserError among them (see pipelines.__main__).
     """
     pipeline = beam.Pipeline(options=options)
-    Composition(pipeline, config, finetune, pool, existing, complete=complete).expand()
+    Composition(pipeline, config, finetune, pool, existing, evaluation, complete=complete).expand()
     result = pipeline.run()
     result.wait_until_finish()
     return result

@@ -195,6 +195,7 @@ def candidate_record(kind: Kind, row: dict[str, Any]) -> AnchorRecord:
             "score",
             "rank",
             "query_count",
+            "clip_score",
             *[field.name for field in WEB_FIELDS],
         )
         if row[name] is not None

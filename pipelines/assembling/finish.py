@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.config import BuildConfig
 from pipelines.parts import Part
 from pipelines.retrieval.retrieve import INDEX
+from pipelines.selection.evaluation import is_evaluation
 from schemas.errors import UserError
 from schemas.manifest import (
     MANIFEST_NAME,
@@ -110,13 +111,15 @@ def provenance(stages: list[list[Part]], config: BuildConfig) -> Provenance:
             if part.model:
                 role = "captioner" if part.stage == "caption" else "encoder"
                 models[role] = ModelInfo.model_validate(part.model)
-            source = "pool" if part.stage == "embed-pool" else "finetune"
+            source, name = "finetune", part.name
+            if part.stage == "embed-pool":
+                source = "pool"
+            elif is_evaluation(part.stage):  # of several places, which may name their files alike
+                source, name = "evaluation", f"{part.stage.rsplit('-', 1)[1]}/{part.name}"
             reads_input = part.stage == "caption" or part.stage.startswith("embed-")
-            if reads_input and (source, part.name) not in seen:
-                seen.add((source, part.name))
-                inputs.append(
-                    InputInfo(role=source, name=part.name, fingerprint=part.input_fingerprint)
-                )
+            if reads_input and (source, name) not in seen:
+                seen.add((source, name))
+                inputs.append(InputInfo(role=source, name=name, fingerprint=part.input_fingerprint))
             for name, fingerprint in part.extra.get("inputs", {}).items():  # read by locate
                 if ("pool", name) not in seen:
                     seen.add(("pool", name))

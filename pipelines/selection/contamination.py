@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from pipelines.embedding.vectors import Vectors, check_sha256
 from pipelines.parts import Part, part_place
-from pipelines.retrieval.search import Block, nearest
 from pipelines.selection.copies import COPY, Thumbnail, View, both_ways, likeness
 from pipelines.selection.evaluation import thumbnails_place
 from shards import places
@@ -29,7 +28,8 @@ FLOOR = 0.5
 PROPOSALS = 100
 """Evaluation images, mirrored ones counted apart, that are proposed for a pool image at most."""
 
-_BLOCK = 65_536  # embeddings that are searched at once
+_CHUNK = 1024  # pool images that are looked for at once
+_BLOCK = 8192  # embeddings that they are compared with at once
 _VIEWS = 4096  # kept per process: 60 kB each
 _MAPS = 64  # files of thumbnails that are kept open
 
@@ -75,16 +75,34 @@ class EvaluationImages:
 
         Nearest first, each once.
         """
-        hits = nearest(vectors, self._blocks(), PROPOSALS)
-        sizes = [part.rows for part in self._parts]
         found: list[list[tuple[int, int]]] = []
-        for scores, numbers, rows in zip(*hits, strict=True):
-            near = [
-                (int(part), int(row) % sizes[part])  # a mirror image is its image's
-                for score, part, row in zip(scores, numbers, rows, strict=True)
-                if score >= FLOOR
-            ]
-            found.append(list(dict.fromkeys(near)))
+        for start in range(0, len(vectors), _CHUNK):
+            found += self._nearest(vectors[start : start + _CHUNK])
+        return found
+
+    def _nearest(self, vectors: NDArray[np.float32]) -> list[list[tuple[int, int]]]:
+        # Values are float16, so that float64 sums are exact in any order (see retrieval.search):
+        # the list is the same on every machine.
+        wide = vectors.astype(np.float64)
+        bar = np.full(len(vectors), FLOOR, np.float32)
+        best = np.zeros((4, 0))  # query, score, part, row
+        for number, part in enumerate(self._parts):
+            held = Vectors(self._work, part)
+            for start in range(0, held.rows, _BLOCK):
+                block = held.take(slice(start, start + _BLOCK)).astype(np.float64)
+                scores = (wide @ block.T).astype(np.float32)
+                query, row = np.nonzero(scores >= bar[:, None])
+                new = (query, scores[query, row], np.full(len(row), number), start + row)
+                best = _shortened(np.concatenate([best, np.stack(new)], axis=1))
+                lines, counts = np.unique(best[0], return_counts=True)
+                last = best[1, np.cumsum(counts) - 1]
+                full = counts == PROPOSALS
+                bar[lines[full].astype(int)] = last[full]
+        found: list[list[tuple[int, int]]] = [[] for _ in vectors]
+        for query, part, row in best[[0, 2, 3]].astype(int).T.tolist():
+            ref = (part, row % self._parts[part].rows)  # a mirror image is its image's
+            if ref not in found[query]:
+                found[query].append(ref)
         return found
 
     def copy_among(self, proposed: Sequence[tuple[int, int]], pixels: Thumbnail) -> Match | None:
@@ -95,13 +113,6 @@ class EvaluationImages:
             if alike >= COPY:
                 return Match(self._name(number, row), round(alike, 4))
         return None
-
-    def _blocks(self) -> Iterator[Block]:
-        for number, part in enumerate(self._parts):
-            vectors = Vectors(self._work, part)
-            for start in range(0, vectors.rows, _BLOCK):
-                row = np.arange(start, min(start + _BLOCK, vectors.rows), dtype=np.int32)
-                yield Block(np.full_like(row, number), row, vectors.take(row))
 
     def _view_of(self, number: int, row: int) -> View:
         return View.of(np.asarray(self._thumbnails(number)[row]))
@@ -130,3 +141,12 @@ class EvaluationImages:
         with places.open_read(part_place(self._work, part.stage, part.number)) as file:
             column: list[str] = pq.read_table(file, columns=[name]).column(name).to_pylist()
         return column
+
+
+def _shortened(best: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lines of (query, score, part, row) in that order, best first, PROPOSALS a query at most."""
+    query, score, part, row = best
+    best = best[:, np.lexsort((row, part, -score, query))]
+    rank = np.arange(best.shape[1]) - np.searchsorted(best[0], best[0])
+    kept: NDArray[np.float64] = best[:, rank < PROPOSALS]
+    return kept

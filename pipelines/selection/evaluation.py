@@ -117,65 +117,96 @@ class _EvaluationUnit(beam.DoFn):  # type: ignore[misc]
 
     def process(self, unit: Unit) -> Iterator[Part]:
         """Make one unit ready, unless that is done."""
-        content = unit_fingerprint(unit)
-        model = self._encoder.info.model_dump()
-        options = evaluation_options(self._config)
-        wanted = fingerprint(self._stage, content, model["weights_sha256"], options)
-        part = None if self._force else finished(self._work, self._stage, unit.number, wanted)
-        if part is None or not _is_whole(self._work, part):
-            part = timed(self._work, lambda: self._make(unit, wanted, content, model, options))
+        part = embed_unit(
+            unit,
+            self._stage,
+            self._work,
+            self._encoder,
+            self._config,
+            self._machine,
+            force=self._force,
+        )
         publish(self._stage, part.counts)
         yield part
 
-    def _prepare(self, image: Image.Image) -> Prepared:
-        prepare = self._encoder.prepare
-        return Prepared(prepare(image), prepare(ImageOps.mirror(image)), thumbnail(image))
 
-    def _make(
-        self, unit: Unit, wanted: str, content: str, model: dict[str, str], options: dict[str, Any]
-    ) -> Part:
+def embed_unit(
+    unit: Unit,
+    stage: str,
+    work: str,
+    encoder: ImageEncoder,
+    config: EmbedConfig,
+    machine: Machine,
+    *,
+    force: bool = False,
+) -> Part:
+    """Make the images of one unit ready, unless that is done."""
+    content = unit_fingerprint(unit)
+    model = encoder.info.model_dump()
+    options = evaluation_options(config)
+    wanted = fingerprint(stage, content, model["weights_sha256"], options)
+    part = None if force else finished(work, stage, unit.number, wanted)
+    if part is not None and _is_whole(work, part):
+        return part
+
+    def make() -> Part:
         tally = Tally()
-        rows: list[dict[str, Any]] = []
-        vectors: tuple[list[NDArray[np.float16]], ...] = ([], [])
-        small: list[Thumbnail] = []
-        batches = decoded_batches(
-            read_unit(unit, tally, None),
-            self._prepare,
-            tally,
-            batch=self._config.batch,
-            threads=self._machine.decode_threads,
-        )
-        for batch in batches:
-            ways = (
-                self._encoder.embed([item.prepared.image for item in batch]),
-                self._encoder.embed([item.prepared.mirrored for item in batch]),
-            )
-            finite: NDArray[np.bool_] = np.logical_and.reduce(
-                np.isfinite(np.concatenate(ways, axis=1)), axis=1
-            )
-            for item, good in zip(batch, finite, strict=True):
-                if good:
-                    rows.append(_row(item))
-                    small.append(item.prepared.small)
-                else:
-                    problem = BadSample("bad_embedding", "the encoder gave a value not finite")
-                    tally.drop(item.sample.source_key, problem)
-            for blocks, embeddings in zip(vectors, ways, strict=True):
-                blocks.append(embeddings[finite])
-        blocks = [*vectors[0], *vectors[1]]
-        matrix = np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float16)
-        thumbnails = np.stack(small) if small else np.zeros((0, SIDE, SIDE, 3), np.uint8)
-        tally.kept = len(rows)
+        rows, vectors, thumbnails = _read(unit, encoder, config, machine, tally)
         extra = {
-            "npy_sha256": write_array(array_place(self._work, self._stage, unit.number), matrix),
-            "dimension": int(matrix.shape[1]),
+            "npy_sha256": write_array(array_place(work, stage, unit.number), vectors),
+            "dimension": int(vectors.shape[1]),
             "options": options,
         }
         about = (tally.counts(), model, tally.examples, extra)
-        part = Part(self._stage, unit.number, unit.name, len(rows), wanted, content, *about)
-        extra["thumbnails_sha256"] = write_array(thumbnails_place(self._work, part), thumbnails)
+        part = Part(stage, unit.number, unit.name, len(rows), wanted, content, *about)
+        extra["thumbnails_sha256"] = write_array(thumbnails_place(work, part), thumbnails)
         # The parquet goes last: it is what marks the part as finished.
-        return write_part(self._work, part, pa.Table.from_pylist(rows, schema=EMBEDDING_METADATA))
+        return write_part(work, part, pa.Table.from_pylist(rows, schema=EMBEDDING_METADATA))
+
+    return timed(work, make)
+
+
+def _read(
+    unit: Unit, encoder: ImageEncoder, config: EmbedConfig, machine: Machine, tally: Tally
+) -> tuple[list[dict[str, Any]], NDArray[np.float16], NDArray[np.uint8]]:
+    """Metadata of N images, their embeddings [2N, D] and thumbnails [N, SIDE, SIDE, 3]."""
+
+    def prepare(image: Image.Image) -> Prepared:
+        mirrored = encoder.prepare(ImageOps.mirror(image))
+        return Prepared(encoder.prepare(image), mirrored, thumbnail(image))
+
+    rows: list[dict[str, Any]] = []
+    plain: list[NDArray[np.float16]] = []
+    mirrored: list[NDArray[np.float16]] = []
+    small: list[Thumbnail] = []
+    batches = decoded_batches(
+        read_unit(unit, tally, None),
+        prepare,
+        tally,
+        batch=config.batch,
+        threads=machine.decode_threads,
+    )
+    for batch in batches:
+        ways = (
+            encoder.embed([item.prepared.image for item in batch]),
+            encoder.embed([item.prepared.mirrored for item in batch]),
+        )
+        finite: NDArray[np.bool_] = np.logical_and.reduce(
+            np.isfinite(np.concatenate(ways, axis=1)), axis=1
+        )
+        for item, good in zip(batch, finite, strict=True):
+            if good:
+                rows.append(_row(item))
+                small.append(item.prepared.small)
+            else:
+                problem = BadSample("bad_embedding", "the encoder gave a value not finite")
+                tally.drop(item.sample.source_key, problem)
+        plain.append(ways[0][finite])
+        mirrored.append(ways[1][finite])
+    tally.kept = len(rows)
+    if not rows:
+        return rows, np.zeros((0, 0), np.float16), np.zeros((0, SIDE, SIDE, 3), np.uint8)
+    return rows, np.concatenate([*plain, *mirrored]), np.stack(small)
 
 
 def _row(item: Decoded[Prepared]) -> dict[str, Any]:

@@ -1,74 +1,113 @@
 """Stage 5, select: which of the retrieved pairs become anchors.
 
-The union over all queries, each pool pair once, and what it takes more than one pair to judge.
+The union over all queries, each pool pair once, and what it takes more than one pair to judge, in
+this order: what can be told within a pool part (``judge``); files that are there twice, or in the
+finetune set; near-duplicates; the quota of each class. Each step looks at what the ones before
+have left, so that the best of two duplicates is the best that may stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.candidates import CANDIDATE_STAGE, candidate_table
+from pipelines.config import Machine
 from pipelines.embedding import embed
-from pipelines.embedding.metadata import pool_rows
-from pipelines.parts import Part, fingerprint, read_table, required_part, write_part
+from pipelines.embedding.metadata import rows_fingerprint
+from pipelines.embedding.options import EmbedConfig
+from pipelines.parts import Part, fingerprint, finished, read_table, required_part, write_part
 from pipelines.reading import publish
 from pipelines.retrieval.options import RetrieveConfig
+from pipelines.selection.duplicates import NearDuplicates, SameFiles
+from pipelines.selection.judge import Judge, JudgeSetup, entries
 from pipelines.selection.options import ScreenConfig, SelectConfig
-from pipelines.selection.texts import clean_text
-from schemas.manifest import Counts
+from pipelines.selection.quota import Quota
+from pipelines.selection.rejected import rejected_place, rejected_row, write_rejected
+from pipelines.selection.union import NOTHING, by_pool_part
+from pipelines.selection.verdicts import Survivors, Verdict
+from schemas.errors import BadSample
 from schemas.record import IMAGE_TEXT_PAIR
+from schemas.tables import CANDIDATES
+from shards import places
+from shards.decoding import Tally
 
 STAGE = CANDIDATE_STAGE[IMAGE_TEXT_PAIR]
 
 
-class Union(NamedTuple):
-    """Pool rows that queries retrieved: one entry per (query, row), arrays of equal length."""
-
-    row: NDArray[np.int32]
-    score: NDArray[np.float32]
-    rank: NDArray[np.int32]
-    query_class: list[str]
-
-
-NOTHING = Union(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int32), [])
-
-
 class Select(beam.PTransform):  # type: ignore[misc]
-    """``(PCollection[Part] of neighbours, PCollection[Part] of pool) -> PCollection[Part]``.
+    """``(neighbours, pool, finetune, evaluation) -> PCollection[Part]`` of candidates.
 
-    The union over all queries, grouped by pool part: each pool sample once, with its best score
-    and rank and the classes that asked for it. Every pool part gets a part of candidates, if only
-    an empty one.
+    The first three are PCollections of parts, ``evaluation`` is a list of parts. Every pool part
+    gets a part of candidates, if only an empty one.
 
     Args:
         work: the work folder.
+        root: of the pool's sources.
         config: what is kept.
         options: those that shape a part, of this stage and of those before.
+        embedding: the encoder.
+        machine: where it runs.
+        force: redo parts that are finished.
     """
 
-    def __init__(self, *, work: str, config: SelectConfig, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        work: str,
+        root: str,
+        config: SelectConfig,
+        options: dict[str, Any],
+        embedding: EmbedConfig,
+        machine: Machine,
+        force: bool,
+    ) -> None:
         super().__init__()
         self._work = work
         self._config = config
         self._options = options
+        self._force = force
+        self._judge = Judge(JudgeSetup(work, root, config, embedding, machine, force))
 
     def expand(
-        self, inputs: tuple[beam.PCollection[Part], beam.PCollection[Part]]
+        self,
+        inputs: tuple[
+            beam.PCollection[Part],
+            beam.PCollection[Part],
+            beam.PCollection[Part],
+            beam.PCollection[list[Part]],
+        ],
     ) -> beam.PCollection[Part]:
         """See the class."""
-        neighbours, pool = inputs
+        neighbours, pool, finetune, evaluation = inputs
         found = neighbours | "ByPoolPart" >> beam.FlatMap(by_pool_part, self._work)
         every = pool | "EveryPart" >> beam.Map(lambda part: (part.number, NOTHING))
-        return (
+        judged = (
             (found, every)
-            | beam.Flatten()
-            | beam.GroupByKey()
-            | "Union" >> beam.Map(pair_candidates, self._work, self._config, self._options)
+            | "Unions" >> beam.Flatten()
+            | "Union" >> beam.GroupByKey()
+            | "Judge" >> beam.ParDo(self._judge, beam.pvalue.AsSingleton(evaluation))
+        )
+        left = judged | "Entries" >> beam.FlatMap(entries, self._work)
+        verdicts = [(left, finetune) | "SameFiles" >> SameFiles(self._work)]
+        if self._config.near_duplicates is not None or self._config.max_per_class:
+            left = (left, verdicts[-1]) | "AfterSameFiles" >> Survivors()
+        if self._config.near_duplicates is not None:
+            step = NearDuplicates(self._work, self._config.near_duplicates)
+            verdicts.append((left, neighbours) | "NearDuplicates" >> step)
+            if self._config.max_per_class:
+                left = (left, verdicts[-1]) | "AfterNearDuplicates" >> Survivors()
+        if self._config.max_per_class:
+            verdicts.append(left | "Quota" >> Quota(self._config.max_per_class))
+        return (
+            {
+                "judged": judged | "Judged" >> beam.Map(lambda part: (part.number, part)),
+                "verdicts": tuple(verdicts) | "Verdicts" >> beam.Flatten(),
+            }
+            | "Together" >> beam.CoGroupByKey()
+            | "Write" >> beam.Map(write_selected, self._work, self._options, self._force)
         )
 
 
@@ -79,65 +118,34 @@ def select_options(
     return retrieval.recorded() | screen.recorded() | config.recorded()
 
 
-def by_pool_part(part: Part, work: str) -> Iterator[tuple[int, Union]]:
-    """Split a table of neighbours by the pool part that they lie in."""
-    table = read_table(work, part)
-    pool_part, row, score, rank = (
-        table.column(name).to_numpy() for name in ("pool_part", "pool_row", "score", "rank")
-    )
-    classes = np.asarray(table.column("query_class").to_pylist(), dtype=object)
-    for number in np.unique(pool_part):
-        mine = pool_part == number
-        yield int(number), Union(row[mine], score[mine], rank[mine], list(classes[mine]))
-
-
-def pair_candidates(
-    group: tuple[int, Iterable[Union]], work: str, config: SelectConfig, options: dict[str, Any]
+def write_selected(
+    group: tuple[int, dict[str, Iterable[Any]]], work: str, options: dict[str, Any], force: bool
 ) -> Part:
-    """Join the union with the pool's metadata.
-
-    Dropped and counted are those that no query finds with ``min_score`` (``low_score``).
-    """
-    number, unions = group
-    best: dict[int, dict[str, Any]] = {}
-    low: set[int] = set()
-    for union in unions:
-        for row, score, rank, query_class in zip(*union, strict=True):
-            if score < config.min_score:
-                low.add(int(row))
-                continue
-            entry = best.setdefault(
-                int(row), {"score": -2.0, "rank": int(rank), "query_count": 0, "classes": set()}
-            )
-            entry["score"] = max(entry["score"], float(score))
-            entry["rank"] = min(entry["rank"], int(rank))
-            entry["query_count"] += 1
-            entry["classes"].add(query_class)
-    pool = required_part(work, embed.POOL, number)
+    """Write the candidates of a pool part, and what was left out."""
+    number, found = group
+    (judged,) = found["judged"]
+    later: dict[int, Verdict] = {verdict.row: verdict for verdict in found["verdicts"]}
+    tally = Tally()
     rows: list[dict[str, Any]] = []
-    for values in pool_rows(work, pool, sorted(best)).to_pylist():
-        entry = best[values.pop("row")]
-        rows.append(
-            values
-            | {
-                "texts": [clean_text(values["caption"])],
-                # Six decimals: what two machines' float32 sums agree on.
-                "score": round(entry["score"], 6),
-                "rank": entry["rank"],
-                "query_count": entry["query_count"],
-                "query_classes": sorted(c for c in entry["classes"] if c is not None),
-            }
-        )
-    dropped = {"low_score": len(low - best.keys())}
-    counts = Counts(
-        read=len(rows) + dropped["low_score"],
-        kept=len(rows),
-        dropped={reason: n for reason, n in dropped.items() if n},
-    )
-    publish(STAGE, counts)
+    rejected: list[dict[str, Any]] = []
+    for row in read_table(work, judged).to_pylist():
+        verdict = later.get(row["row"])
+        reason, detail = row["reason"], row["detail"]
+        if reason is None and verdict is not None:
+            reason, detail = verdict.reason, verdict.detail
+        if reason is None:
+            rows.append({name: row[name] for name in CANDIDATES.names})
+            continue
+        problem = BadSample(reason, detail)
+        tally.drop(row["source_key"], problem)
+        about = row | {"caption": row["texts"][0]}
+        rejected.append(rejected_row(STAGE, about, problem, row["score"]))
+    tally.kept = len(rows)
+    publish(STAGE, tally.counts())
+    pool = required_part(work, embed.POOL, number)
     table = candidate_table(rows)
     # Of the candidates themselves: another retrieval that finds the same ones changes nothing.
-    content = fingerprint(STAGE, pool.fingerprint, table.to_pylist())
+    content = fingerprint(STAGE, rows_fingerprint(work, pool), table.to_pylist())
     made = Part(
         STAGE,
         number,
@@ -145,7 +153,12 @@ def pair_candidates(
         len(rows),
         content,
         pool.input_fingerprint,
-        counts,
-        extra={"options": options},
+        tally.counts(),
+        examples=tally.examples,
+        extra={"options": options, "rejected": fingerprint(rejected)},
     )
+    known = None if force else finished(work, STAGE, number, content)
+    if known == made and places.exists(rejected_place(work, STAGE, number)):
+        return known
+    write_rejected(work, STAGE, number, rejected)
     return write_part(work, made, table)
