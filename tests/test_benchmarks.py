@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import memory, pool_growth, reader_speed, verify_speed
+from benchmarks import contamination, memory, pool_growth, reader_speed, verify_speed
 from benchmarks.contest import contest
 
 
@@ -72,6 +72,16 @@ def test_pool_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert found["seconds"] > 0
     assert body["growth"]["memory"] > 0.5
     assert "time an image, largest over 15" in capsys.readouterr().out
+
+
+def test_contamination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = run(contamination.main, tmp_path, "--samples", "4")
+    assert list(body["results"]) == sorted(contamination.WORLDS)
+    for found in body["results"].values():
+        assert len(found["found"]) == 8
+        shares = [found["recall"], found["precision"], *found["found"].values()]
+        assert all(0 <= share <= 1 for share in [*shares, *found["taken"].values()])
+    assert "cropped, resized, mirrored" in capsys.readouterr().out
 
 
 def test_a_contest_takes_turns() -> None:
