@@ -39,7 +39,7 @@ from toyworld.corpus import (
     tokens,
 )
 from toyworld.vocabulary import CLASSES, DOMAINS, SEEN, TEMPLATES, UNSEEN
-from trainer.loss import contrastive_loss
+from trainer.objective.contrastive import contrastive_loss
 
 _SHIFT = 2
 _DOMAIN = list(FACTORS).index("domain")

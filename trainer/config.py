@@ -42,7 +42,7 @@ class DataConfig:
         "labelled images: an image folder, labelled webdataset tars (folder, brace range, glob, "
         "CLIP_benchmark root) or a CSV, TSV or parquet list"
     )
-    anchors: str | None = option("anchor set; without one the run is FLYP", None)
+    anchors: tuple[str, ...] = option("anchor sets", ())
     classnames: str | None = option("file of class names, if not beside the images", None)
     templates: str | None = option(
         "openai (80 ImageNet templates), simple (7), or a file with one template with {c} a line "
@@ -50,8 +50,9 @@ class DataConfig:
         None,
     )
     batch_size: int = option("finetune images a step", 512)
-    anchor_batch_size: int | None = option(
-        "image-text-pair anchors a step (default: the batch size)", None
+    anchor_batch_size: tuple[int, ...] = option(
+        "image-text-pair anchors a step; one number, or one for each set (default: the batch size)",
+        (),
     )
     crop_min: float = option("least share of an image's area that a random crop keeps", 0.9)
     workers: int | None = option(
@@ -66,14 +67,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms of the objective."""
+    """The method, and the weights of its terms."""
 
-    lambda_tc: float | None = option(
-        "weight of the text-compensated term (default: 1 if the anchor set has the kind)", None
+    method: str | None = option(
+        "zero-shot, ft, ft-random, lp-ft, flyp, arf, arf-tc, arf-itp, or a .py file of yours that "
+        "defines METHOD (default: arf with --anchors, else flyp)",
+        None,
     )
-    lambda_itp: float | None = option(
-        "weight of the image-text-pair term (default: 1 if the anchor set has the kind)", None
+    lambda_tc: tuple[float, ...] = option(
+        "weight of the text-compensated term; one number, or one for each set (default: 1 where "
+        "the set has the kind)",
+        (),
     )
+    lambda_itp: tuple[float, ...] = option("the same for the image-text-pair term", ())
     multi_positive: bool = option(
         "in the class-text term, texts of the same class are positives, not negatives", False
     )
@@ -85,6 +91,11 @@ class OptimConfig:
 
     epochs: int = option("passes over the finetune images", 10)
     lr: float = option("peak learning rate", 1e-5)
+    probe_epochs: int | None = option(
+        "for a method that trains the classifier alone first (lp-ft): passes that do (default: 5)",
+        None,
+    )
+    probe_lr: float | None = option("peak learning rate of these passes (default: 0.001)", None)
     warmup: int | None = option(
         "steps of linear warm-up (default: 500, or a tenth of the run if that is less)", None
     )
@@ -113,6 +124,11 @@ class RunConfig:
         "auto",
         choices=("auto", "fp32", "bf16"),
     )
+    chunk_size: int | None = option(
+        "images or texts that are encoded at once: GradCache, for batches that do not fit into "
+        "memory (default: all at once)",
+        None,
+    )
     log_every: int = option("steps between two lines of metrics.jsonl", 10, harmless=True)
     checkpoint_every: int | None = option(
         "steps between two checkpoints, beside the one after every epoch", None, harmless=True
@@ -137,18 +153,23 @@ class TrainConfig:
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Component to field to value, ready for JSON (tuples become lists)."""
         return {
-            part: {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+            part: {name: _plain(value) for name, value in values.items()}
             for part, values in asdict(self).items()
         }
 
     def binding(self) -> dict[str, Any]:
         """The fields that the weights depend on, by flag: what a resumed run must share."""
         return {
-            flag(item.name): getattr(part, item.name)
+            flag(item.name): _plain(getattr(part, item.name))
             for part in (self.data, self.run, self.loss, self.optim)
             for item in fields(part)
             if not item.metadata["harmless"]
         }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def flag(name: str) -> str:
@@ -197,7 +218,10 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         if hint is bool:
             settings["action"] = "store_true"
         elif get_origin(hint) is tuple:
-            settings |= {"action": "extend", "nargs": "+", "default": None, "metavar": "DATA"}
+            kind = get_args(hint)[0]
+            metavar = "DATA" if kind is str else item.name.upper()
+            settings |= {"action": "extend", "nargs": "+", "default": None, "metavar": metavar}
+            settings["type"] = kind
         else:
             settings["type"] = hint
             if item.metadata["choices"]:
@@ -246,19 +270,22 @@ def check(config: TrainConfig) -> None:
     for part in (config.data, config.run, config.loss, config.optim):
         for item in fields(part):
             value = getattr(part, item.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{flag(item.name)} must be a finite number, not {value}.")
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, float) and not math.isfinite(one):
+                    raise UserError(f"{flag(item.name)} must be a finite number, not {one}.")
             choices = item.metadata["choices"]
             if choices and value not in choices:
                 raise UserError(f"{flag(item.name)} must be one of {', '.join(choices)}.")
     data, loss, optim, run = config.data, config.loss, config.optim, config.run
     least: list[tuple[str, float | None, float]] = [
         ("--batch-size", data.batch_size, 2),
-        ("--anchor-batch-size", data.anchor_batch_size, 2),
+        *(("--anchor-batch-size", size, 2) for size in data.anchor_batch_size),
+        *(("--lambda-tc", weight, 0) for weight in loss.lambda_tc),
+        *(("--lambda-itp", weight, 0) for weight in loss.lambda_itp),
+        ("--probe-epochs", optim.probe_epochs, 1),
+        ("--chunk-size", run.chunk_size, 1),
         ("--workers", data.workers, 0),
         ("--max-bad-fraction", data.max_bad_fraction, 0),
-        ("--lambda-tc", loss.lambda_tc, 0),
-        ("--lambda-itp", loss.lambda_itp, 0),
         ("--epochs", optim.epochs, 1),
         ("--warmup", optim.warmup, 0),
         ("--weight-decay", optim.weight_decay, 0),
@@ -273,13 +300,16 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--crop-min must be above 0 and at most 1, not {data.crop_min}.")
     if not (0 <= optim.beta1 < 1 and 0 <= optim.beta2 < 1):
         raise UserError("--beta1 and --beta2 must be at least 0 and below 1.")
-    if optim.lr <= 0 or optim.eps <= 0 or (optim.clip_grad is not None and optim.clip_grad <= 0):
-        raise UserError("--lr, --eps and --clip-grad must be above 0.")
-    if data.anchors is None:
-        for name, weight in (("--lambda-tc", loss.lambda_tc), ("--lambda-itp", loss.lambda_itp)):
-            if weight:
-                raise UserError(f"{name} {weight:g} needs anchors; give --anchors, or leave it.")
-        if data.anchor_batch_size is not None:
+    positive = (optim.lr, optim.probe_lr, optim.eps, optim.clip_grad)
+    if any(value is not None and value <= 0 for value in positive):
+        raise UserError("--lr, --probe-lr, --eps and --clip-grad must be above 0.")
+    if not data.anchors:
+        for name, values in (("--lambda-tc", loss.lambda_tc), ("--lambda-itp", loss.lambda_itp)):
+            if any(values):
+                raise UserError(
+                    f"{name} {max(values):g} needs anchors; give --anchors, or leave it."
+                )
+        if data.anchor_batch_size:
             raise UserError("--anchor-batch-size needs anchors; give --anchors, or leave it.")
-    elif data.anchor_batch_size is not None and loss.lambda_itp == 0:
+    elif data.anchor_batch_size and loss.lambda_itp and not any(loss.lambda_itp):
         raise UserError("--anchor-batch-size means nothing with --lambda-itp 0; leave one out.")

@@ -6,8 +6,8 @@ speed, and a run resumes by starting at a later step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,46 +26,48 @@ from trainer.templates import fill
 Tokenizer = Callable[[list[str]], torch.Tensor]
 Transform = Callable[[Image.Image], torch.Tensor]
 Bad = tuple[str, str, str, str]
-"""Which images (``finetune`` or ``anchors``), key, reason, detail."""
+"""Which images (``finetune`` or ``pairs/NAME``), key, reason, detail."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one step trains on; bad images are left out, so there may be fewer than asked for.
 
+    Images and texts go by name: ``finetune`` are the finetune images and ``class`` the texts of
+    their classes; each anchor set adds its own name with a prefix, ``captions/NAME`` to the texts
+    and ``pairs/NAME`` to both.
+
     Attributes:
-        images: finetune images, float32 [B, 3, H, W].
-        classes: of the images, int64 [B].
-        class_texts: tokens of a template filled with the class's name, int64 [B, context].
-        captions: tokens of the captions of those images that have one, int64 [C, context].
-        caption_rows: their positions in ``images``, int64 [C].
-        anchor_images: float32 [A, 3, H, W].
-        anchor_texts: tokens of the anchors' texts, int64 [A, context].
+        images: float32 [N, 3, H, W] each.
+        texts: int64 tokens [N, context] each.
+        classes: of the finetune images, int64 [B].
+        rows: of texts that belong to some of the finetune images only: which, int64 [N].
         bad: the images left out.
     """
 
-    images: torch.Tensor
+    images: Mapping[str, torch.Tensor]
+    texts: Mapping[str, torch.Tensor]
     classes: torch.Tensor
-    class_texts: torch.Tensor
-    captions: torch.Tensor
-    caption_rows: torch.Tensor
-    anchor_images: torch.Tensor
-    anchor_texts: torch.Tensor
+    rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
     bad: tuple[Bad, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.classes)
+
+    def samples(self) -> int:
+        """Images of every kind."""
+        return sum(map(len, self.images.values()))
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        def every(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: function(tensor) for name, tensor in tensors.items()}
+
         return Batch(
-            images=function(self.images),
-            classes=function(self.classes),
-            class_texts=function(self.class_texts),
-            captions=function(self.captions),
-            caption_rows=function(self.caption_rows),
-            anchor_images=function(self.anchor_images),
-            anchor_texts=function(self.anchor_texts),
-            bad=self.bad,
+            every(self.images),
+            every(self.texts),
+            function(self.classes),
+            every(self.rows),
+            self.bad,
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -75,6 +77,33 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; the loader calls it for a GPU."""
         return self._map(torch.Tensor.pin_memory)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What an anchor set gives to every batch.
+
+    Attributes:
+        name: of the set, in names of images, texts and terms.
+        captions: of the finetune images, or None.
+        pairs: image-text pairs, or None.
+        batch_size: pairs a step, all processes together.
+    """
+
+    name: str
+    captions: Captions | None = None
+    pairs: Anchors | None = None
+    batch_size: int = 0
+
+    @property
+    def captions_name(self) -> str:
+        """Of its captions among a batch's texts."""
+        return f"captions/{self.name}"
+
+    @property
+    def pairs_name(self) -> str:
+        """Of its pairs among a batch's images, and among its texts."""
+        return f"pairs/{self.name}"
 
 
 def train_transform(preprocess_cfg: dict[str, Any], crop_min: float) -> Transform:
@@ -93,7 +122,7 @@ def train_transform(preprocess_cfg: dict[str, Any], crop_min: float) -> Transfor
 
 
 class TrainingBatches(Dataset["Batch | UserError"]):
-    """Item t is the batch of step t.
+    """Item t is the batch of step t, or this process's share of it.
 
     A UserError is returned, not raised: the loader would bury its sentence in a traceback.
 
@@ -103,10 +132,10 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         transform: see train_transform.
         tokenizer: texts to int64 tokens [N, context].
         seed: of every draw.
-        batch_size: finetune images a step.
-        captions: for the text-compensated term, or None.
-        anchors: for the image-text-pair term, or None.
-        anchor_batch_size: anchors a step.
+        batch_size: finetune images a step, all processes together.
+        shares: what anchor sets add; their names differ.
+        rank: of this process.
+        world: number of processes.
     """
 
     def __init__(
@@ -118,23 +147,28 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         tokenizer: Tokenizer,
         seed: int,
         batch_size: int,
-        captions: Captions | None = None,
-        anchors: Anchors | None = None,
-        anchor_batch_size: int = 0,
+        shares: Sequence[Share] = (),
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.index = index
-        self.captions = captions
-        self.anchors = anchors
+        self.shares = tuple(shares)
         self.order = Order(seed, Stream.FINETUNE_ORDER, len(index), batch_size)
-        self.anchor_order = (
-            None
-            if anchors is None
-            else Order(seed, Stream.ANCHOR_ORDER, len(anchors), anchor_batch_size)
-        )
+        self.pair_orders = {
+            number: Order(
+                draw_seed(seed, Stream.ANCHOR_ORDER, number),
+                Stream.ANCHOR_ORDER,
+                len(share.pairs),
+                share.batch_size,
+            )
+            for number, share in enumerate(self.shares)
+            if share.pairs is not None
+        }
         self._templates = templates
         self._transform = transform
         self._tokenizer = tokenizer
         self._seed = seed
+        self._rank, self._world = rank, world
         self._reader: RangeReader | None = None  # opened by the process that reads
 
     def __getitem__(self, step: int) -> Batch | UserError:
@@ -151,40 +185,50 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         images: list[torch.Tensor] = []
         labels: list[int] = []
         texts: list[str] = []
-        captions: list[str] = []
-        caption_rows: list[int] = []
-        epoch, chosen = self.order.at(step)
+        captions: dict[int, list[str]] = {
+            number: [] for number, share in enumerate(self.shares) if share.captions is not None
+        }
+        rows: dict[int, list[int]] = {number: [] for number in captions}
+        epoch, chosen = self.order.at(step, self._rank, self._world)
         for i in chosen.tolist():
             try:
                 image = self._finetune_image(epoch, i, reader)
             except BadSample as problem:
                 bad.append(("finetune", self.index.key(i), problem.reason, problem.detail))
                 continue
-            if self.captions is not None and self.captions.row[i] >= 0:
-                random = generator(self._seed, Stream.CAPTION, epoch, i)
-                row = int(self.captions.row[i])
-                captions.append(self.captions.anchors.texts.draw(row, random))
-                caption_rows.append(len(images))
+            for number in captions:
+                caption = self._caption(number, epoch, i)
+                if caption is not None:
+                    captions[number].append(caption)
+                    rows[number].append(len(images))
             label = int(self.index.label[i])
             images.append(image)
             labels.append(label)
             texts.append(self._class_text(epoch, i, label))
-        anchor_images, anchor_texts = self._anchors(step, reader, bad)
+        all_images = {"finetune": self._stack(images)}
+        all_texts = {"class": self._tokens(texts)}
+        for number, found in captions.items():
+            all_texts[self.shares[number].captions_name] = self._tokens(found)
+        for number in self.pair_orders:
+            name = self.shares[number].pairs_name
+            pair_images, pair_texts = self._pairs(number, step, reader, bad)
+            all_images[name], all_texts[name] = self._stack(pair_images), self._tokens(pair_texts)
         return Batch(
-            images=_stack(images),
-            classes=torch.tensor(labels, dtype=torch.int64),
-            class_texts=self._tokens(texts),
-            captions=self._tokens(captions),
-            caption_rows=torch.tensor(caption_rows, dtype=torch.int64),
-            anchor_images=_stack(anchor_images),
-            anchor_texts=self._tokens(anchor_texts),
-            bad=tuple(bad),
+            all_images,
+            all_texts,
+            torch.tensor(labels, dtype=torch.int64),
+            {
+                self.shares[number].captions_name: torch.tensor(found, dtype=torch.int64)
+                for number, found in rows.items()
+            },
+            tuple(bad),
         )
 
     def _finetune_image(self, epoch: int, i: int, reader: RangeReader) -> torch.Tensor:
         data = self.index.read(i, reader)
-        if self.captions is not None:
-            self.captions.check(i, data)
+        for share in self.shares:
+            if share.captions is not None:
+                share.captions.check(i, data)
         return self._decode(data, draw_seed(self._seed, Stream.FINETUNE_CROP, epoch, i))
 
     def _class_text(self, epoch: int, i: int, label: int) -> str:
@@ -192,25 +236,35 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         template = self._templates[int(random.integers(len(self._templates)))]
         return fill(template, self.index.classes[label])
 
-    def _anchors(
-        self, step: int, reader: RangeReader, bad: list[Bad]
+    def _caption(self, number: int, epoch: int, i: int) -> str | None:
+        captions = self.shares[number].captions
+        assert captions is not None
+        row = int(captions.row[i])
+        if row < 0:
+            return None
+        random = generator(self._seed, Stream.CAPTION, number, epoch, i)
+        return captions.anchors.texts.draw(row, random)
+
+    def _pairs(
+        self, number: int, step: int, reader: RangeReader, bad: list[Bad]
     ) -> tuple[list[torch.Tensor], list[str]]:
+        pairs = self.shares[number].pairs
+        assert pairs is not None
         images: list[torch.Tensor] = []
         texts: list[str] = []
-        if self.anchors is None or self.anchor_order is None:
-            return images, texts
-        epoch, chosen = self.anchor_order.at(step)
+        epoch, chosen = self.pair_orders[number].at(step, self._rank, self._world)
         for i in chosen.tolist():
+            what = (number, epoch, i)
             try:
-                data = self.anchors.read(i, reader)
-                image = self._decode(data, draw_seed(self._seed, Stream.ANCHOR_CROP, epoch, i))
+                data = pairs.read(i, reader)
+                image = self._decode(data, draw_seed(self._seed, Stream.ANCHOR_CROP, *what))
             except BadSample as problem:
-                key = str(self.anchors.keys[i].as_py())
-                bad.append(("anchors", key, problem.reason, problem.detail))
+                key = str(pairs.keys[i].as_py())
+                bad.append((self.shares[number].pairs_name, key, problem.reason, problem.detail))
                 continue
             images.append(image)
-            random = generator(self._seed, Stream.ANCHOR_TEXT, epoch, i)
-            texts.append(self.anchors.texts.draw(i, random))
+            random = generator(self._seed, Stream.ANCHOR_TEXT, *what)
+            texts.append(pairs.texts.draw(i, random))
         return images, texts
 
     def _decode(self, data: bytes, seed: int) -> torch.Tensor:
@@ -220,11 +274,13 @@ class TrainingBatches(Dataset["Batch | UserError"]):
             return self._transform(image)
 
     def _tokens(self, texts: list[str]) -> torch.Tensor:
-        return self._tokenizer(texts) if texts else torch.empty(0, dtype=torch.int64)
+        return self._tokenizer(texts) if texts else self._tokenizer([""])[:0]
 
-
-def _stack(images: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(images) if images else torch.empty(0)
+    def _stack(self, images: list[torch.Tensor]) -> torch.Tensor:
+        if images:
+            return torch.stack(images)
+        with torch.random.fork_rng(devices=[]):  # no images, but of the shape that they have
+            return self._transform(Image.new("RGB", (8, 8)))[None][:0]
 
 
 def load_batches(

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     ANCHOR_CROP = 5
     ANCHOR_TEXT = 6
     FORWARD = 7
+    CLASSIFIER = 8
 
 
 def generator(seed: int, stream: Stream, *what: int) -> np.random.Generator:
@@ -38,33 +39,43 @@ def draw_seed(seed: int, stream: Stream, *what: int) -> int:
 
 
 def steps_per_epoch(size: int, batch: int) -> int:
-    """Whole batches in a pass over ``size`` samples; a set smaller than a batch is one batch."""
-    return max(1, size // batch)
+    """Batches in a pass over ``size`` samples; the last one may be short."""
+    return -(-size // batch)
 
 
 class Order:
     """The order in which a set of samples is visited: a new permutation every epoch.
 
-    The last partial batch of an epoch is left out, so no sample comes twice in a batch.
+    Every sample comes exactly once an epoch. The batches are those of all processes together, so
+    the order depends on the seed alone, however many processes share the work.
 
     Args:
         size: samples in the set, at least 1.
-        batch: samples a step; a smaller set is its own batch.
+        batch: samples a step, all processes together.
     """
 
     def __init__(self, seed: int, stream: Stream, size: int, batch: int) -> None:
         self.size = size
         self.batch = min(size, batch)
-        self.steps_per_epoch = steps_per_epoch(size, batch)
+        self.steps_per_epoch = steps_per_epoch(size, self.batch)
         self._seed = seed
         self._stream = stream
         self._latest: tuple[int, NDArray[np.int64]] | None = None
 
-    def at(self, step: int) -> tuple[int, NDArray[np.int64]]:
-        """The epoch of a step, and the indices of its samples, int64 [batch]."""
+    def at(self, step: int, rank: int = 0, world: int = 1) -> tuple[int, NDArray[np.int64]]:
+        """The epoch of a step, and the indices of the samples of one of the processes.
+
+        Args:
+            step: from 0 on.
+            rank: of the process.
+            world: number of processes.
+
+        Returns:
+            The epoch, and int64 [n]: every ``world``-th sample of the step's batch.
+        """
         epoch, within = divmod(step, self.steps_per_epoch)
         if self._latest is None or self._latest[0] != epoch:
             order = generator(self._seed, self._stream, epoch).permutation(self.size)
             self._latest = (epoch, order)
         start = within * self.batch
-        return epoch, self._latest[1][start : start + self.batch]
+        return epoch, self._latest[1][start : start + self.batch][rank::world]

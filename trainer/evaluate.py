@@ -1,5 +1,7 @@
 """``anchorft-eval``: accuracy of a model by the zero-shot head of its own text tower.
 
+A run that trained a classifier (ft, lp-ft) is measured by that where it knows the classes.
+
 Data sets fall into groups: in distribution, domain shift, zero-shot (classes that were not in
 the finetune data). The table ends with the mean of each group.
 """
@@ -22,6 +24,7 @@ from schemas.errors import UserError
 from shards import places
 from shards.decoding import Tally, decoded_batches
 from shards.sources import Sample, Source
+from trainer.classifier import Classifier, Trained, classifier_for, load_classifier
 from trainer.config import Parser
 from trainer.data_sets import GROUPS, DataSet, open_data_sets
 from trainer.devices import choose_device
@@ -40,7 +43,7 @@ class Result:
         top5: share whose class is among the five highest; None with five classes or fewer.
         mean_per_class: top-1 of each class that has images, averaged.
         classes: size of the head.
-        templates: texts averaged for each class.
+        templates: texts averaged for each class; 0 with a trained classifier.
         bad: images left out, reason to number.
         examples: a few of those, for people.
     """
@@ -69,6 +72,7 @@ def evaluate(
     batch_size: int = 256,
     threads: int = 4,
     max_bad_fraction: float = 0.01,
+    classifier: Trained | None = None,
 ) -> Result:
     """Measure a model on a labelled source, its images streamed in their order.
 
@@ -84,6 +88,8 @@ def evaluate(
         batch_size: images a forward pass.
         threads: that decode beside the model.
         max_bad_fraction: largest share of bad images.
+        classifier: trained with the model, and the classes that it knows; it takes the zero-shot
+            head's place where it knows all classes of the source.
 
     Raises:
         UserError: no classes, no images, or too many bad ones.
@@ -97,7 +103,11 @@ def evaluate(
     seen = np.zeros(len(source.classes), np.int64)
     first, five = np.zeros_like(seen), np.zeros_like(seen)
     try:
-        head = zero_shot_head(model, clip.tokenizer, source.classes, templates, device)
+        known = classifier and classifier_for(classifier, source.classes)
+        head = known or Classifier(
+            zero_shot_head(model, clip.tokenizer, source.classes, templates, device).clone()
+        )
+        head.to(device)
         bar = tqdm(desc=name, unit="image", leave=False, disable=not sys.stderr.isatty())
         samples = _samples(source, tally)
         for batch in decoded_batches(
@@ -123,7 +133,7 @@ def evaluate(
         top5=100 * float(five.sum() / seen.sum()) if len(seen) > 5 else None,
         mean_per_class=100 * float((first[held] / seen[held]).mean()),
         classes=len(seen),
-        templates=len(templates),
+        templates=0 if known else len(templates),
         bad=dict(sorted(tally.dropped.items())),
         examples=[f"{key}: {reason} ({detail})" for key, reason, detail in tally.examples],
     )
@@ -135,10 +145,10 @@ def _samples(source: Source, tally: Tally) -> Iterator[Sample]:
 
 
 @torch.inference_mode()
-def _rank(model: Any, images: torch.Tensor, head: torch.Tensor) -> np.ndarray[Any, Any]:
+def _rank(model: Any, images: torch.Tensor, head: Classifier) -> np.ndarray[Any, Any]:
     """The (at most) five nearest classes of each image, best first, int64 [N, k]."""
     features = model.encode_image(images, normalize=True).float()
-    nearest = (features @ head.T).topk(min(5, len(head)), dim=1).indices
+    nearest = head(features).topk(min(5, len(head.weight)), dim=1).indices
     return np.asarray(nearest.cpu().numpy())
 
 
@@ -165,8 +175,9 @@ def evaluate_all(
     batch_size: int = 256,
     threads: int = 4,
     max_bad_fraction: float = 0.01,
+    classifier: Trained | None = None,
 ) -> dict[str, Any]:
-    """Measure a model on several data sets.
+    """Measure a model on several data sets; see evaluate.
 
     Returns:
         What results.json holds, in percent: the mean top-1 of each group that has data sets, by
@@ -186,6 +197,7 @@ def evaluate_all(
             batch_size=batch_size,
             threads=threads,
             max_bad_fraction=max_bad_fraction,
+            classifier=classifier,
         )
         datasets[data.name] = {"group": data.group} | result.as_dict()
     means = {
@@ -257,6 +269,13 @@ def _parser() -> Parser:
         "--model", required=True, help="NAME/TAG, hf-hub:ORG/REPO or a folder, such as a run's"
     )
     add_evaluation_flags(parser)
+    parser.add_argument(
+        "--head",
+        default="auto",
+        choices=("auto", "zero-shot"),
+        help="auto: the classifier that the run trained, for data sets whose classes it knows, "
+        "else the zero-shot head (default: auto)",
+    )
     parser.add_argument("--output", help="file for the results, as JSON")
     return parser
 
@@ -266,6 +285,7 @@ def _run(argv: Sequence[str]) -> None:
     data_sets = asked_data_sets(options)
     device = choose_device(options.device)
     clip = load_clip(options.model, device=device)
+    classifier = load_classifier(options.model) if options.head == "auto" else None
     results = evaluate_all(
         clip,
         data_sets,
@@ -273,6 +293,7 @@ def _run(argv: Sequence[str]) -> None:
         batch_size=options.batch_size,
         threads=options.threads,
         max_bad_fraction=options.max_bad_fraction,
+        classifier=classifier,
     )
     print(table(results))
     for name, data in results["datasets"].items():

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,50 +15,25 @@ from trainer.checkpoint import save_state
 from trainer.data import Batch
 from trainer.devices import autocast
 from trainer.draws import Stream, draw_seed
-from trainer.loss import Loss, Weights, encode, objective
 from trainer.metrics import BadSamples, MetricsFile, Progress
+from trainer.objective.features import Features
+from trainer.objective.terms import Loss, objective, wanted
 from trainer.optim import clamp_logit_scale, learning_rate, set_learning_rate
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the steps of a run have in common.
-
-    Attributes:
-        steps_per_epoch: steps of a pass over the finetune images.
-        total: steps of the run.
-        warmup: of these, steps of warm-up.
-        lr: peak learning rate.
-        weights: of the anchors' terms.
-        multi_positive: see trainer.loss.
-        clip_grad: largest norm of the gradient, or None.
-        seed: of what the towers draw (dropout, dropped patches).
-        precision: of the forward passes; weights, loss and optimiser are float32.
-        log_every: steps between two lines of metrics.jsonl.
-        checkpoint_every: steps between two checkpoints, or None for epochs only.
-    """
-
-    steps_per_epoch: int
-    total: int
-    warmup: int
-    lr: float
-    weights: Weights
-    multi_positive: bool = False
-    clip_grad: float | None = None
-    seed: int = 0
-    precision: torch.dtype = torch.float32
-    log_every: int = 10
-    checkpoint_every: int | None = None
+from trainer.parallel import grad_cache
+from trainer.parallel.gather import gather_rows
+from trainer.parallel.processes import World
+from trainer.parallel.wrapped import Wrapped
+from trainer.plan import Leg, Plan
 
 
 def run_loop(
-    model: torch.nn.Module,
+    model: Wrapped,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
     plan: Plan,
     *,
     start: int,
-    device: torch.device,
+    world: World,
     folder: Path,
     bad: BadSamples,
 ) -> None:
@@ -69,40 +43,48 @@ def run_loop(
     normalisation follows the batches.
 
     Args:
-        model: open_clip's module, on ``device``.
-        optimizer: over its parameters.
-        batches: of steps ``start``, ``start`` + 1, ...
+        model: the towers, on the world's device.
+        optimizer: over their parameters.
+        batches: of steps ``start``, ``start`` + 1, ...; this process's share of each.
         plan: see Plan.
         start: steps done before.
-        device: of the model.
+        world: the processes that train together; the first writes and speaks.
         folder: of the run; metrics.jsonl and checkpoints go there.
         bad: counts the samples left out.
 
     Raises:
         UserError: too many bad samples, or a loss that is no number.
     """
-    model.train()
-    clamp_logit_scale(model)
-    metrics, progress = MetricsFile(folder, start), Progress(start, plan.total)
+    model.towers.train()
+    clamp_logit_scale(model.towers.model)
+    metrics, progress = (
+        MetricsFile(folder, start, quiet=not world.first),
+        Progress(start, plan.total, quiet=not world.first),
+    )
     clock, images, text = time.monotonic(), 0, ""
+    leg: Leg | None = None
     try:
         for step, batch in enumerate(batches, start):
-            bad.add(batch.bad)
-            rate = learning_rate(step, peak=plan.lr, warmup=plan.warmup, total=plan.total)
-            set_learning_rate(optimizer, rate)
-            loss = (
-                train_step(model, optimizer, batch.to(device), plan, step) if len(batch) else None
+            bad.add(world.all_of(batch.bad))
+            if leg is None or step >= leg.stop:
+                leg = plan.leg(step)
+                model.train_only(leg.trains)
+            rate = learning_rate(
+                step - leg.start, peak=leg.lr, warmup=leg.warmup, total=leg.stop - leg.start
             )
-            images += len(batch) + len(batch.anchor_images)
+            set_learning_rate(optimizer, rate)
+            loss = train_step(model, optimizer, batch.to(world.device), leg, plan, step, world.rank)
+            images += batch.samples() * world.size
             done = step + 1
-            epoch_ends = done % plan.steps_per_epoch == 0
+            epoch_ends = done % plan.steps_per_epoch == 0 or done == leg.stop
             if loss is not None and (done % plan.log_every == 0 or epoch_ends):
                 values = _values(loss, done)
                 seconds = max(time.monotonic() - clock, 1e-9)
+                scale = float(model.towers.model.logit_scale.detach().exp())
                 metrics.write(
                     {"step": done, "epoch": step // plan.steps_per_epoch}
                     | values
-                    | {"logit_scale": float(model.logit_scale.detach().exp()), "lr": rate}  # type: ignore[operator, union-attr]
+                    | {"logit_scale": scale, "lr": rate}
                     | {"images_per_second": round(images / seconds, 1), "bad": dict(bad.total)}
                 )
                 terms = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
@@ -112,38 +94,65 @@ def run_loop(
             if epoch_ends:
                 bad.end_epoch()
             every = plan.checkpoint_every
-            if epoch_ends or (every is not None and done % every == 0):
-                save_state(folder, done, model, optimizer, {"bad": bad.state()})
+            if (epoch_ends or (every is not None and done % every == 0)) and world.first:
+                save_state(folder, done, model.towers, optimizer, {"bad": bad.state()})
     finally:
         metrics.close()
         progress.close()
 
 
 def train_step(
-    model: torch.nn.Module,
+    model: Wrapped,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
+    leg: Leg,
     plan: Plan,
     step: int,
-) -> Loss:
-    """One step of the optimiser on one batch, which is on the model's device."""
+    rank: int = 0,
+) -> Loss | None:
+    """One step of the optimiser on one batch, which is on the model's device.
+
+    Returns:
+        The loss, or None where the batch has nothing to learn from; then nothing moves.
+    """
     optimizer.zero_grad(set_to_none=True)
-    device = batch.images.device
-    with _seeded(draw_seed(plan.seed, Stream.FORWARD, step), device):
-        with autocast(device, plan.precision):
-            features = encode(model, batch, plan.weights)
-        loss = objective(
-            features,
-            model.logit_scale,  # type: ignore[arg-type]
-            batch,
-            plan.weights,
-            multi_positive=plan.multi_positive,
+    device = batch.classes.device
+    inputs = wanted(leg.terms, batch)
+
+    def value(features: Features) -> Loss | None:
+        return objective(leg.terms, features, batch, model.towers, gather_rows)
+
+    if plan.chunk is None:
+        with _seeded(draw_seed(plan.seed, Stream.FORWARD, step, rank), device):
+            with autocast(device, plan.precision):
+                features = model(inputs)
+            loss = value(features)
+            if loss is not None:
+                loss.total.backward()  # type: ignore[no-untyped-call]
+    else:
+
+        def encode(some: grad_cache.Inputs) -> Features:
+            with autocast(device, plan.precision):
+                features: Features = model.towers(some)
+            return features
+
+        loss = grad_cache.backward(
+            encode,
+            inputs,
+            value,
+            chunk=plan.chunk,
+            seeded=lambda number: _seeded(
+                draw_seed(plan.seed, Stream.FORWARD, step, rank, number), device
+            ),
         )
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        if loss is not None:
+            model.exchange()
+    if loss is None:
+        return None
     if plan.clip_grad is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip_grad)
+        torch.nn.utils.clip_grad_norm_(model.towers.parameters(), plan.clip_grad)
     optimizer.step()
-    clamp_logit_scale(model)
+    clamp_logit_scale(model.towers.model)
     return loss
 
 
@@ -157,8 +166,8 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _values(loss: Loss, step: int) -> dict[str, float]:
     """The objective and its terms as numbers; reading them waits for the GPU."""
-    terms = {"loss": loss.total, "class_text": loss.class_text, "tc": loss.tc, "itp": loss.itp}
-    values = {name: float(term.detach()) for name, term in terms.items() if term is not None}
+    values = {"loss": float(loss.total.detach())}
+    values |= {name: float(term.detach()) for name, term in loss.terms.items()}
     if not math.isfinite(values["loss"]):
         raise UserError(
             f"the loss is {values['loss']} at step {step}; lower --lr, or set --clip-grad."

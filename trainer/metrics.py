@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from tqdm import tqdm
 
@@ -29,7 +29,7 @@ class BadSamples:
 
     Args:
         ceiling: largest share of an epoch's samples that may be bad.
-        per_epoch: samples of an epoch: ``finetune`` and ``anchors`` to a number.
+        per_epoch: samples of an epoch by kind of images (see trainer.data.Batch) to a number.
     """
 
     ceiling: float
@@ -82,9 +82,13 @@ class MetricsFile:
         folder: of the run.
         start: the step that the run (re)starts at; lines of later steps, which will be written
             again, are removed, and so is a line that a crash cut short.
+        quiet: write nothing; another process does.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(self, folder: Path, start: int, *, quiet: bool = False) -> None:
+        self._file: BinaryIO | None = None
+        if quiet:
+            return
         path = folder / METRICS_NAME
         kept = [line for line in read_metrics(folder) if line["step"] <= start]
         places.write_bytes(str(path), b"".join(_line(entry) for entry in kept))
@@ -92,12 +96,14 @@ class MetricsFile:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append a line; ``entry`` has a ``step``, the number of steps done."""
-        self._file.write(_line(entry))
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(_line(entry))
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _line(entry: dict[str, Any]) -> bytes:
@@ -123,9 +129,13 @@ class Progress:
         start: steps done before.
         total: steps of the run.
         out: where to print.
+        quiet: print nothing; another process does.
     """
 
-    def __init__(self, start: int, total: int, out: TextIO | None = None) -> None:
+    def __init__(
+        self, start: int, total: int, out: TextIO | None = None, *, quiet: bool = False
+    ) -> None:
+        self._quiet = quiet
         self._out = out or sys.stderr
         self._total = total
         self._bar = tqdm(
@@ -134,12 +144,14 @@ class Progress:
             desc="training",
             unit="step",
             file=self._out,
-            disable=not self._out.isatty(),
+            disable=quiet or not self._out.isatty(),
         )
         self._said = time.monotonic()
 
     def update(self, step: int, text: str) -> None:
         """One more step is done; ``text`` says the latest losses."""
+        if self._quiet:
+            return
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
@@ -152,6 +164,15 @@ class Progress:
         self._bar.close()
 
 
+_NOT_DRAWN = {"step", "epoch", "logit_scale", "lr", "images_per_second", "bad"}
+
+
+def _drawn(entries: list[dict[str, Any]]) -> list[str]:
+    """The objective and its terms, in the order in which they are first named."""
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    return [name for name in names if name not in _NOT_DRAWN]
+
+
 def plot_losses(folder: Path) -> None:
     """Draw ``loss.png``: the objective and its terms over the steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
@@ -161,7 +182,7 @@ def plot_losses(folder: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
-    for name in ("loss", "class_text", "tc", "itp"):
+    for name in _drawn(entries):
         points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1)

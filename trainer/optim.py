@@ -8,7 +8,7 @@ import torch
 
 from schemas.errors import UserError
 from trainer.config import OptimConfig
-from trainer.loss import MAX_LOG_SCALE
+from trainer.objective.contrastive import MAX_LOG_SCALE
 
 DEFAULT_WARMUP = 500
 """FLYP's, for ImageNet; a short run warms up for a tenth of its steps."""

@@ -12,18 +12,28 @@ from typing import Any
 import torch
 
 from models.clip import Clip, load_clip, resolve, save_clip
+from schemas.errors import UserError
 from shards import places
-from shards.reader import AnchorSet
 from trainer.checkpoint import drop_state, load_state
+from trainer.classifier import (
+    Classifier,
+    at_random,
+    from_zero_shot,
+    load_classifier,
+    save_classifier,
+)
 from trainer.config import TrainConfig, check
 from trainer.data import TrainingBatches, load_batches, train_transform
 from trainer.data_sets import DataSet, open_data_sets
 from trainer.devices import choose_device, choose_precision
 from trainer.evaluate import evaluate_all
-from trainer.inputs import open_anchors, open_finetune, resolve_weights, say
-from trainer.loop import Plan, run_loop
-from trainer.loss import Weights
+from trainer.head import zero_shot_head
+from trainer.inputs import open_finetune, open_sets, open_shares, resolve_weights, say, set_names
+from trainer.loop import run_loop
+from trainer.methods import load_method
+from trainer.methods.method import AnchorWeights, Ingredients, Method
 from trainer.metrics import BadSamples, plot_losses
+from trainer.objective.features import Towers
 from trainer.optim import make_optimizer, warmup_steps
 from trainer.output import (
     RESULTS_NAME,
@@ -33,7 +43,12 @@ from trainer.output import (
     describe_run,
     output_folder,
 )
+from trainer.parallel.processes import World, join_world
+from trainer.parallel.wrapped import Wrapped
+from trainer.plan import Leg, Plan
 from trainer.templates import templates_for
+
+PROBE_EPOCHS, PROBE_LR = 5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -60,10 +75,14 @@ def train(config: TrainConfig) -> TrainResult:
         UserError: an option, the data, the model or the output folder must be mended first.
     """
     check(config)
+    with join_world(choose_device(config.run.device)) as world:
+        return _train(config, world)
+
+
+def _train(config: TrainConfig, world: World) -> TrainResult:
     folder = output_folder(config.run.output)
     finished = claim(config)
     resolve(config.run.model)  # a wrong name is known before the data is walked
-    device = choose_device(config.run.device)
     measured = open_data_sets(
         {
             "id": config.run.eval_id,
@@ -71,17 +90,20 @@ def train(config: TrainConfig) -> TrainResult:
             "zero_shot": config.run.eval_zero_shot,
         }
     )
-    anchor_set = None if config.data.anchors is None else AnchorSet.open(config.data.anchors)
-    about_anchors = None
-    if anchor_set is not None:
-        about_anchors = {"name": anchor_set.manifest.name, "digest": anchor_set.manifest.digest}
+    sets = open_sets(config)
+    about_sets = [
+        {"name": name, "digest": one.manifest.digest}
+        for name, one in zip(set_names(sets), sets, strict=True)
+    ]
     if finished:
-        check_inputs(folder, {"anchor_set": about_anchors})
-        return TrainResult(folder, 0, {}, measure_again(config, folder, measured, device))
-    weights = resolve_weights(config, anchor_set)
+        check_inputs(folder, {"anchor_sets": about_sets})
+        again = measure_again(config, folder, measured, world.device) if world.first else None
+        return TrainResult(folder, 0, {}, again)
+    method = load_method(config.loss.method or ("arf" if sets else "flyp"))
+    weights = resolve_weights(config, method, sets)
     templates = templates_for(config.data.finetune, config.data.templates)
-    index = open_finetune(config)
-    captions, anchors = open_anchors(anchor_set, weights, index)
+    index = open_finetune(config, world)
+    shares = open_shares(config, sets, weights, index, world)
     with torch.random.fork_rng(devices=[]):  # a model is built with random weights first
         clip = load_clip(config.run.model)
     dataset = TrainingBatches(
@@ -91,88 +113,179 @@ def train(config: TrainConfig) -> TrainResult:
         tokenizer=clip.tokenizer,
         seed=config.run.seed,
         batch_size=config.data.batch_size,
-        captions=captions,
-        anchors=anchors,
-        anchor_batch_size=config.data.anchor_batch_size or config.data.batch_size,
+        shares=shares,
+        rank=world.rank,
+        world=world.size,
     )
-    plan = make_plan(config, dataset.order.steps_per_epoch, weights, device)
+    plan = make_plan(config, method, dataset.order.steps_per_epoch, weights, world.device)
+    check_chunks(plan, clip.model)
     inputs = {
         "start_model": {"name": clip.name, "weights_sha256": clip.weights_sha256()},
         "finetune_data": {"images": len(index), "sha256": index.digest()},
-        "anchor_set": about_anchors,
+        "anchor_sets": about_sets,
         "templates": list(templates),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.run.force:
-        clear(folder)  # not before everything that the run needs is there
-    describe_run(folder, config, resolved=describe_plan(plan, dataset), inputs=inputs)
+    if world.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        if config.run.force:
+            clear(folder)  # not before everything that the run needs is there
+        resolved = describe_plan(method, plan, dataset, weights)
+        describe_run(folder, config, resolved=resolved, inputs=inputs)
+    world.wait()
 
-    model = clip.model.to(device)
-    optimizer = make_optimizer(model, config.optim)
+    clip.model.to(world.device)
+    towers = Towers(clip.model, make_head(method, clip, index.classes, templates, config, world))
+    towers.to(world.device)
+    model = Wrapped(towers, world)
+    optimizer = make_optimizer(towers, config.optim)
     bad = BadSamples(config.data.max_bad_fraction, samples_per_epoch(dataset))
-    state = load_state(folder, model, optimizer)
+    state = load_state(folder, towers, optimizer)
     start = 0
     if state is not None:
         start = int(state["step"])
         bad.restore(state["bad"])
-        say(f"going on after step {start:,} of {plan.total:,}")
-    say(
-        f"training: {plan.total:,} steps of {dataset.order.batch:,} images, {plan.warmup:,} of "
-        f"warm-up, lambda-tc {weights.tc:g}, lambda-itp {weights.itp:g}, {device}"
-    )
+        say(f"going on after step {start:,} of {plan.total:,}", world)
+    say(f"training: {describe(method, plan, dataset, world)}", world)
     if start < plan.total:
         workers = config.data.workers
         workers = min(8, os.cpu_count() or 1) if workers is None else workers
-        pin = device.type == "cuda"
+        pin = world.device.type == "cuda"
         batches = load_batches(dataset, start, plan.total, workers=workers, pin=pin)
-        run_loop(
-            model, optimizer, batches, plan, start=start, device=device, folder=folder, bad=bad
-        )
+        run_loop(model, optimizer, batches, plan, start=start, world=world, folder=folder, bad=bad)
     if bad.total:
-        say(f"left out: {bad.describe()}; for example {'; '.join(bad.examples)}")
-
-    model.eval()
-    save_clip(clip, folder)
-    plot_losses(folder)
-    results = measure(config, folder, clip, measured, device) if measured else None
-    drop_state(folder)  # last: a folder without it, and with a model, is a finished run
+        say(f"left out: {bad.describe()}; for example {'; '.join(bad.examples)}", world)
+    results = None
+    if world.first:
+        clip.model.eval()
+        if isinstance(towers.head, Classifier):
+            save_classifier(towers.head, index.classes, folder)
+        save_clip(clip, folder)
+        plot_losses(folder)
+        results = measure(config, folder, clip, measured, world.device) if measured else None
+        drop_state(folder)  # last: a folder without it, and with a model, is a finished run
     return TrainResult(folder, plan.total, dict(bad.total), results)
 
 
 def make_plan(
-    config: TrainConfig, steps_per_epoch: int, weights: Weights, device: torch.device
+    config: TrainConfig,
+    method: Method,
+    steps_per_epoch: int,
+    weights: Sequence[AnchorWeights],
+    device: torch.device,
 ) -> Plan:
     """What the options come to for a data set of so many steps an epoch.
 
     Raises:
-        UserError: the warm-up is longer than the run.
+        UserError: the warm-up is longer than the run, or an option means nothing to the method.
     """
-    total = config.optim.epochs * steps_per_epoch
+    optim = config.optim
+    probes = any(phase.probe for phase in method.phases)
+    if not probes and (optim.probe_epochs, optim.probe_lr) != (None, None):
+        raise UserError(
+            f"--method {method.name} trains no classifier alone first; leave --probe-epochs and "
+            f"--probe-lr out."
+        )
+    legs: list[Leg] = []
+    given = Ingredients(tuple(weights), config.loss.multi_positive)
+    for phase in method.phases:
+        start = legs[-1].stop if legs else 0
+        epochs = (optim.probe_epochs or PROBE_EPOCHS) if phase.probe else optim.epochs
+        steps = epochs * steps_per_epoch
+        legs.append(
+            Leg(
+                start=start,
+                stop=start + steps,
+                warmup=warmup_steps(optim.warmup, steps),
+                lr=(optim.probe_lr or PROBE_LR) if phase.probe else optim.lr,
+                terms=tuple(phase.terms(given)),
+                trains=phase.trains,
+            )
+        )
+    terms = [term for leg in legs for term in leg.terms]
+    if given.multi_positive and not any(getattr(term, "multi_positive", False) for term in terms):
+        raise UserError(f"--method {method.name} has no class texts; leave --multi-positive out.")
     return Plan(
         steps_per_epoch=steps_per_epoch,
-        total=total,
-        warmup=warmup_steps(config.optim.warmup, total),
-        lr=config.optim.lr,
-        weights=weights,
-        multi_positive=config.loss.multi_positive,
-        clip_grad=config.optim.clip_grad,
+        legs=legs,
+        clip_grad=optim.clip_grad,
         seed=config.run.seed,
         precision=choose_precision(config.run.precision, device),
+        chunk=config.run.chunk_size,
         log_every=config.run.log_every,
         checkpoint_every=config.run.checkpoint_every,
     )
 
 
-def describe_plan(plan: Plan, dataset: TrainingBatches) -> dict[str, Any]:
+def make_head(
+    method: Method,
+    clip: Clip,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    config: TrainConfig,
+    world: World,
+) -> Classifier | None:
+    """The classifier of a method that has one, as it begins."""
+    if method.head is None:
+        return None
+    clip.model.eval()
+    head = zero_shot_head(clip.model, clip.tokenizer, classes, templates, world.device)
+    if method.head == "random":
+        return at_random(len(classes), head.shape[1], config.run.seed)
+    scale: torch.Tensor = clip.model.logit_scale  # type: ignore[assignment]
+    return from_zero_shot(head, scale)
+
+
+def check_chunks(plan: Plan, model: torch.nn.Module) -> None:
+    """Refuse what would not be the gradient of the whole batch.
+
+    Raises:
+        UserError: a tower's rows depend on each other.
+    """
+    if plan.chunk is None:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            raise UserError(
+                f"--chunk-size needs a model without batch normalisation, whose batches cannot be "
+                f"cut; {name} is one. Leave it out."
+            )
+
+
+def describe(method: Method, plan: Plan, dataset: TrainingBatches, world: World) -> str:
+    """The run in a line, for people."""
+    terms = [term for leg in plan.legs[-1:] for term in leg.terms]
+    weights = ", ".join(f"{term.name} x {term.weight:g}" for term in terms) or "no training"
+    processes = f", {world.size} processes" if world.size > 1 else ""
+    return (
+        f"{method.name} ({weights}), {plan.total:,} steps of {dataset.order.batch:,} images, "
+        f"{world.device}{processes}"
+    )
+
+
+def describe_plan(
+    method: Method, plan: Plan, dataset: TrainingBatches, weights: Sequence[AnchorWeights]
+) -> dict[str, Any]:
     """What defaults came to, for config.json."""
     return {
-        "lambda_tc": plan.weights.tc,
-        "lambda_itp": plan.weights.itp,
+        "method": method.name,
+        "phases": [
+            {
+                "steps": leg.stop - leg.start,
+                "warmup": leg.warmup,
+                "lr": leg.lr,
+                "terms": {term.name: term.weight for term in leg.terms},
+                "trains": sorted(leg.trains),
+            }
+            for leg in plan.legs
+        ],
+        "lambdas": {one.name: {"tc": one.tc, "itp": one.itp} for one in weights},
         "batch_size": dataset.order.batch,
-        "anchor_batch_size": dataset.anchor_order.batch if dataset.anchor_order else None,
+        "anchor_batch_sizes": {
+            dataset.shares[number].name: order.batch
+            for number, order in dataset.pair_orders.items()
+        },
         "steps_per_epoch": plan.steps_per_epoch,
         "steps": plan.total,
-        "warmup": plan.warmup,
         "precision": str(plan.precision).removeprefix("torch."),
         "classes": dataset.index.classes,
     }
@@ -181,10 +294,10 @@ def describe_plan(plan: Plan, dataset: TrainingBatches) -> dict[str, Any]:
 def samples_per_epoch(dataset: TrainingBatches) -> dict[str, int]:
     """Samples that an epoch of finetune images asks for, by kind of images."""
     steps = dataset.order.steps_per_epoch
-    anchors = dataset.anchor_order
-    return {"finetune": steps * dataset.order.batch} | (
-        {"anchors": steps * anchors.batch} if anchors else {}
-    )
+    return {"finetune": len(dataset.index)} | {
+        dataset.shares[number].pairs_name: steps * order.batch
+        for number, order in dataset.pair_orders.items()
+    }
 
 
 def measure(
@@ -196,11 +309,17 @@ def measure(
 ) -> dict[str, Any]:
     """Evaluate the finished model and write results.json; returns what it holds.
 
+    A classifier that the run trained is used where it knows the classes; see trainer.evaluate.
+
     Raises:
         UserError: a data set has no images, or too many bad ones.
     """
     results = evaluate_all(
-        clip, data_sets, device=device, max_bad_fraction=config.data.max_bad_fraction
+        clip,
+        data_sets,
+        device=device,
+        max_bad_fraction=config.data.max_bad_fraction,
+        classifier=load_classifier(folder),
     )
     places.write_bytes(str(folder / RESULTS_NAME), (json.dumps(results, indent=2) + "\n").encode())
     return results

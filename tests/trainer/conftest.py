@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,26 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / CONFIG_NAME).write_text(json.dumps(body))
     with torch.random.fork_rng():
         torch.manual_seed(7)
+        model = open_clip.create_model(f"local-dir:{folder}")
+    save_tensors(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vit_folder(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a transformer as its image tower: no row depends on another."""
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-vit"
+    shutil.copytree(clip_folder, folder)
+    body = json.loads((folder / CONFIG_NAME).read_text())
+    body["model_cfg"]["vision_cfg"] = {
+        **{"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    }
+    (folder / CONFIG_NAME).write_text(json.dumps(body))
+    (folder / "open_clip_model.safetensors").unlink()
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
         model = open_clip.create_model(f"local-dir:{folder}")
     save_tensors(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder

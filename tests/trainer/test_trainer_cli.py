@@ -42,10 +42,10 @@ def test_every_field_has_a_flag_and_the_defaults_are_flyps() -> None:
 def test_flags_reach_their_fields() -> None:
     argv = "--anchors a --lambda-tc 0.5 --multi-positive --eval-id x y --eval-id z --warmup 3"
     config = parse([*BASE, *argv.split()])
-    assert config.loss == LossConfig(lambda_tc=0.5, multi_positive=True)
+    assert config.loss == LossConfig(lambda_tc=(0.5,), multi_positive=True)
     assert config.run.eval_id == ("x", "y", "z")
     assert config.optim == OptimConfig(warmup=3)
-    assert config.data.anchors == "a"
+    assert config.data.anchors == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,8 @@ def test_flags_reach_their_fields() -> None:
         ("--anchor-batch-size 8", "--anchor-batch-size needs anchors"),
         ("--anchors a --lambda-itp 0 --anchor-batch-size 8", "means nothing with --lambda-itp 0"),
         ("--anchors a --lambda-tc -1", "--lambda-tc must be at least 0, not -1.0"),
-        ("--lr 0", "--lr, --eps and --clip-grad must be above 0"),
+        ("--lr 0", "--lr, --probe-lr, --eps and --clip-grad must be above 0"),
+        ("--anchors a --lambda-tc nan", "--lambda-tc must be a finite number"),
         ("--lr nan", "--lr must be a finite number"),
         ("--lr fast", "argument --lr: invalid float value: 'fast'"),
         ("--epochs 0", "--epochs must be at least 1, not 0"),
@@ -95,7 +96,16 @@ def test_code_that_builds_a_config_is_checked_too() -> None:
         ("--output s3://bucket/run", "is not a local folder"),
         ("--anchors PAIRS --lambda-tc 1", "--lambda-tc 1 needs text-compensated anchors, but"),
         ("--anchors CAPTIONS --lambda-itp 1", "--lambda-itp 1 needs image-text-pair anchors"),
-        ("--anchors CAPTIONS --anchor-batch-size 4", "for a set without image-text pairs"),
+        ("--method arff", "--method 'arff' is not known; did you mean 'arf'?"),
+        ("--method mine.py", "--method 'mine.py' is not there"),
+        ("--method arf", "--method arf needs anchors; give --anchors"),
+        ("--method flyp --anchors PAIRS", "--method flyp takes no anchors"),
+        ("--method arf-itp --anchors PAIRS --lambda-tc 1", "--lambda-tc 1 means nothing for"),
+        ("--method ft --multi-positive", "--method ft has no class texts"),
+        ("--probe-epochs 3", "--method flyp trains no classifier alone first"),
+        ("--anchors PAIRS --lambda-itp 1 2", "--lambda-itp has 2 values for 1 anchor sets"),
+        ("--chunk-size 4", "--chunk-size needs a model without batch normalisation"),
+        ("--anchors CAPTIONS --anchor-batch-size 4", "means nothing without image-text pairs"),
     ],
 )
 def test_mistakes_end_with_exit_code_2_and_leave_nothing(
@@ -134,8 +144,8 @@ def test_command_line_trains_measures_and_says_when_it_is_done(
     ).split()
     assert main(argv) == 0
     printed = capsys.readouterr()
-    assert "captions: 24 of 24 finetune images" in printed.err
-    assert "anchors: 10 image-text pairs" in printed.err
+    assert "captions of both: 24 of 24 finetune images" in printed.err
+    assert "anchors of both: 10 image-text pairs" in printed.err
     assert "in distribution" in printed.out
     assert main(argv) == 0
     again = capsys.readouterr().out
@@ -158,7 +168,7 @@ def test_odd_photos_are_trained_on_and_broken_ones_counted(
     add_odd_photos(root / "red")
     add_broken_photos(root / "blue")
     flags = ("--finetune", root, "--batch-size", "31", "--epochs", "1", "--warmup", "0")
-    with pytest.raises(UserError, match=r"of an epoch's 31 finetune images are bad \(finetune/"):
+    with pytest.raises(UserError, match=r"of an epoch's \d+ finetune images are bad \(finetune/"):
         run(*flags)
     result = run(*flags, "--max-bad-fraction", "0.2")
     broken = {"finetune/empty_file", "finetune/not_an_image", "finetune/truncated_image"}
@@ -181,7 +191,7 @@ def test_captions_of_other_images_and_broken_anchors_are_counted(
     with pytest.raises(UserError, match=r"images are bad .*, more than --max-bad-fraction 0\.01"):
         run(*flags, "--warmup", "0")
     result = run(*flags, "--warmup", "0", "--max-bad-fraction", "0.2")
-    assert result.bad == {"finetune/caption_of_another_image": 1, "anchors/hash_mismatch": 1}
+    assert result.bad == {"finetune/caption_of_another_image": 1, "pairs/set/hash_mismatch": 1}
 
 
 def test_data_that_vanishes_is_one_sentence_from_a_worker(

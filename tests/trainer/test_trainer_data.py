@@ -28,7 +28,7 @@ from shards.decoding import Tally
 from shards.reader import AnchorSet, RangeReader
 from shards.sources import open_labelled
 from trainer.captions import Captions, join_captions
-from trainer.data import Batch, TrainingBatches, load_batches, train_transform
+from trainer.data import Batch, Share, TrainingBatches, load_batches, train_transform
 from trainer.draws import Order, Stream
 from trainer.index import ImageIndex, index_anchors, index_images
 
@@ -39,7 +39,7 @@ from trainer.index import ImageIndex, index_anchors, index_images
     batch=st.integers(1, 70),
     epoch=st.integers(0, 3),
 )
-def test_an_epoch_visits_each_index_at_most_once_and_all_whole_batches(
+def test_an_epoch_visits_each_index_exactly_once(
     seed: int, size: int, batch: int, epoch: int
 ) -> None:
     order = Order(seed, Stream.FINETUNE_ORDER, size, batch)
@@ -47,11 +47,26 @@ def test_an_epoch_visits_each_index_at_most_once_and_all_whole_batches(
     visits = [order.at(step) for step in steps]
     assert {number for number, _ in visits} == {epoch}
     indices = np.concatenate([chosen for _, chosen in visits])
-    assert all(len(chosen) == min(size, batch) for _, chosen in visits)
-    assert len(set(indices.tolist())) == len(indices) > size - min(size, batch)
+    assert all(len(chosen) == min(size, batch) for _, chosen in visits[:-1])
+    assert sorted(indices.tolist()) == list(range(size))
     # The order does not depend on the steps that were asked for before.
     fresh = Order(seed, Stream.FINETUNE_ORDER, size, batch).at(steps[-1])
     assert fresh[1].tolist() == visits[-1][1].tolist()
+
+
+@given(
+    size=st.integers(1, 60),
+    batch=st.integers(1, 70),
+    world=st.integers(1, 4),
+    step=st.integers(0, 200),
+)
+def test_processes_share_out_the_batch_of_one(size: int, batch: int, world: int, step: int) -> None:
+    order = Order(3, Stream.FINETUNE_ORDER, size, batch)
+    epoch, whole = order.at(step)
+    shares = [order.at(step, rank, world) for rank in range(world)]
+    assert {number for number, _ in shares} == {epoch}
+    assert sorted(np.concatenate([own for _, own in shares]).tolist()) == sorted(whole.tolist())
+    assert max(len(own) for _, own in shares) - min(len(own) for _, own in shares) <= 1
 
 
 def test_orders_differ_by_seed_stream_and_epoch() -> None:
@@ -76,15 +91,18 @@ MakeBatches = Callable[..., TrainingBatches]
 
 @pytest.fixture
 def make_batches(clip: Clip, images: Path, anchors: Path) -> MakeBatches:
-    def make(*, with_anchors: bool, seed: int = 0, place: Path | str = images) -> TrainingBatches:
+    def make(
+        *, with_anchors: bool, seed: int = 0, place: Path | str = images, sets: int = 1
+    ) -> TrainingBatches:
         index = indexed(place)
         opened = AnchorSet.open(str(anchors))
-        captions = pairs = None
-        if with_anchors:
+        shares = []
+        for number in range(sets if with_anchors else 0):
             captions = join_captions(
                 index, index_anchors(opened, TEXT_COMPENSATED), where=str(anchors)
             )
             pairs = index_anchors(opened, IMAGE_TEXT_PAIR)
+            shares.append(Share(f"set{number}", captions, pairs, 4))
         return TrainingBatches(
             index,
             templates=("a photo of the {c}.", "a {c} thing", "dark {c}"),
@@ -92,19 +110,21 @@ def make_batches(clip: Clip, images: Path, anchors: Path) -> MakeBatches:
             tokenizer=clip.tokenizer,
             seed=seed,
             batch_size=8,
-            captions=captions,
-            anchors=pairs,
-            anchor_batch_size=4,
+            shares=shares,
         )
 
     return make
 
 
 def equal(left: Batch, right: Batch) -> bool:
-    return left.bad == right.bad and all(
-        torch.equal(value, getattr(right, name))
-        for name, value in vars(left).items()
-        if name != "bad"
+    maps = ((left.images, right.images), (left.texts, right.texts), (left.rows, right.rows))
+    return (
+        left.bad == right.bad
+        and torch.equal(left.classes, right.classes)
+        and all(
+            one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+            for one, other in maps
+        )
     )
 
 
@@ -117,9 +137,10 @@ def test_batches_do_not_depend_on_the_workers_or_the_start(make_batches: MakeBat
     assert len(alone) == len(shared) == 7
     assert all(map(equal, alone, shared))
     assert all(map(equal, alone[5:], late))
-    assert not any(torch.equal(alone[0].images, other.images) for other in alone[1:])
+    first = alone[0].images["finetune"]
+    assert not any(torch.equal(first, other.images["finetune"]) for other in alone[1:])
     other = next(load_batches(make_batches(with_anchors=True, seed=1), 0, 1, workers=0, pin=False))
-    assert not torch.equal(alone[0].images, other.images)
+    assert not torch.equal(first, other.images["finetune"])
 
 
 def test_anchors_change_nothing_in_the_finetune_draws(make_batches: MakeBatches) -> None:
@@ -128,11 +149,23 @@ def test_anchors_change_nothing_in_the_finetune_draws(make_batches: MakeBatches)
         left, right = with_them[step], without[step]
         assert isinstance(left, Batch)
         assert isinstance(right, Batch)
-        for name in ("images", "classes", "class_texts"):
-            assert torch.equal(getattr(left, name), getattr(right, name))
-        assert len(left.captions) == 8
-        assert len(left.anchor_images) == len(left.anchor_texts) == 4
-        assert len(right.captions) == len(right.anchor_images) == 0
+        assert torch.equal(left.images["finetune"], right.images["finetune"])
+        assert torch.equal(left.texts["class"], right.texts["class"])
+        assert torch.equal(left.classes, right.classes)
+        assert len(left.texts["captions/set0"]) == len(left.rows["captions/set0"]) == 8
+        assert len(left.images["pairs/set0"]) == len(left.texts["pairs/set0"])
+        assert len(left.images["pairs/set0"]) == (2 if step == 2 else 4)  # ten pairs, by fours
+        assert right.images.keys() == {"finetune"}
+        assert right.texts.keys() == {"class"}
+
+
+def test_another_set_changes_nothing_in_the_draws_of_the_first(make_batches: MakeBatches) -> None:
+    two, one = (make_batches(with_anchors=True, sets=sets)[1] for sets in (2, 1))
+    assert isinstance(two, Batch)
+    assert isinstance(one, Batch)
+    for mine, theirs in ((one.images, two.images), (one.texts, two.texts)):
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert not torch.equal(two.images["pairs/set0"], two.images["pairs/set1"])
 
 
 def test_class_texts_name_the_class_by_drawn_templates(
@@ -145,7 +178,7 @@ def test_class_texts_name_the_class_by_drawn_templates(
         batch = data[step]
         assert isinstance(batch, Batch)
         for label, tokens, caption in zip(
-            batch.classes, batch.class_texts, batch.captions, strict=True
+            batch.classes, batch.texts["class"], batch.texts["captions/set0"], strict=True
         ):
             texts = [f"a photo of the {names[label]}.", f"a {names[label]} thing"]
             known = clip.tokenizer([*texts, f"dark {names[label]}"])

@@ -13,12 +13,25 @@ from schemas.errors import UserError
 from trainer.config import OptimConfig
 from trainer.data import Batch
 from trainer.draws import Stream, draw_seed, generator
-from trainer.loop import Plan, run_loop, train_step
-from trainer.loss import MAX_LOG_SCALE, Weights
+from trainer.loop import run_loop, train_step
+from trainer.methods.method import TOWERS
 from trainer.metrics import BadSamples, MetricsFile, read_metrics
+from trainer.objective.contrastive import MAX_LOG_SCALE
+from trainer.objective.features import Towers
+from trainer.objective.terms import Contrastive
 from trainer.optim import make_optimizer
+from trainer.parallel.processes import World
+from trainer.parallel.wrapped import Wrapped
+from trainer.plan import Leg, Plan
 
-PLAN = Plan(steps_per_epoch=2, total=2, warmup=0, lr=1e-3, weights=Weights(tc=0, itp=0))
+TERMS = (Contrastive("class_text", 1.0, "finetune", "class"),)
+LEG = Leg(start=0, stop=2, warmup=0, lr=1e-3, terms=TERMS, trains=TOWERS)
+PLAN = Plan(steps_per_epoch=2, legs=(LEG,))
+ALONE = World(torch.device("cpu"))
+
+
+def wrapped(model: torch.nn.Module) -> Wrapped:
+    return Wrapped(Towers(model), ALONE)
 
 
 def dropping_model() -> torch.nn.Module:
@@ -38,24 +51,21 @@ def dropping_model() -> torch.nn.Module:
 
 def batch(rows: int = 5) -> Batch:
     random = torch.Generator().manual_seed(3)
-    nothing = torch.empty(0, dtype=torch.int64)
     return Batch(
-        images=torch.randn(rows, 3, 32, 32, generator=random),
+        images={"finetune": torch.randn(rows, 3, 32, 32, generator=random)},
+        texts={"class": torch.randint(5, 15, (rows, 12), generator=random)},
         classes=torch.arange(rows),
-        class_texts=torch.randint(5, 15, (rows, 12), generator=random),
-        captions=nothing,
-        caption_rows=nothing,
-        anchor_images=torch.empty(0),
-        anchor_texts=nothing,
     )
 
 
 def test_what_the_towers_drop_depends_on_the_step_alone() -> None:
     def loss(step: int, noise: int) -> float:
         torch.manual_seed(noise)
-        model = dropping_model()
-        optimizer = make_optimizer(model, OptimConfig())
-        return float(train_step(model, optimizer, batch(), PLAN, step).total.detach())
+        model = wrapped(dropping_model())
+        optimizer = make_optimizer(model.towers, OptimConfig())
+        loss = train_step(model, optimizer, batch(), LEG, PLAN, step)
+        assert loss is not None
+        return float(loss.total.detach())
 
     assert loss(0, noise=1) == loss(0, noise=2)
     assert loss(0, noise=1) != loss(1, noise=1)
@@ -77,7 +87,8 @@ def test_draws_differ_by_seed_stream_and_what_they_are_for() -> None:
 def test_a_step_keeps_the_scale_within_its_bound(clip: Clip) -> None:
     with torch.no_grad():
         clip.model.logit_scale.fill_(6.0)
-    train_step(clip.model, make_optimizer(clip.model, OptimConfig()), batch(), PLAN, 0)
+    model = wrapped(clip.model)
+    train_step(model, make_optimizer(model.towers, OptimConfig()), batch(), LEG, PLAN, 0)
     assert float(clip.model.logit_scale.detach()) <= MAX_LOG_SCALE + 1e-6
 
 
@@ -86,12 +97,12 @@ def test_a_loss_that_is_no_number_ends_the_run(clip: Clip, tmp_path: Path) -> No
         next(clip.model.visual.parameters()).fill_(torch.nan)
     with pytest.raises(UserError, match="the loss is nan at step 2; lower --lr"):
         run_loop(
-            clip.model,
+            wrapped(clip.model),
             make_optimizer(clip.model, OptimConfig()),
             [batch(), batch()],
             PLAN,
             start=0,
-            device=torch.device("cpu"),
+            world=ALONE,
             folder=tmp_path,
             bad=BadSamples(0.01, {"finetune": 10}),
         )
@@ -102,12 +113,17 @@ def test_a_batch_of_which_nothing_is_left_moves_nothing(clip: Clip, tmp_path: Pa
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     bad = BadSamples(1.0, {"finetune": 4})
     left_out = [("finetune", f"{i}.jpg", "empty_file", "no bytes") for i in range(2)]
-    empty = Batch(**{**vars(batch()), "images": torch.empty(0), "bad": tuple(left_out)})
+    whole = batch()
+    empty = Batch(
+        images={"finetune": whole.images["finetune"][:0]},
+        texts={"class": whole.texts["class"][:0]},
+        classes=whole.classes[:0],
+        bad=tuple(left_out),
+    )
     optimizer = make_optimizer(clip.model, OptimConfig())
-    device = torch.device("cpu")
     run_loop(
-        clip.model, optimizer, [empty, empty], PLAN,
-        start=0, device=device, folder=tmp_path, bad=bad,
+        wrapped(clip.model), optimizer, [empty, empty], PLAN,
+        start=0, world=ALONE, folder=tmp_path, bad=bad,
     )  # fmt: skip
     assert bad.total == {"finetune/empty_file": 4}
     for name, tensor in clip.model.state_dict().items():

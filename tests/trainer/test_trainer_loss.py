@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -11,8 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from models.clip import Clip
+from trainer.classifier import at_random, from_zero_shot
 from trainer.data import Batch
-from trainer.loss import Weights, contrastive_loss, encode, objective
+from trainer.methods.arf import ARF, ARF_TC
+from trainer.methods.classifier import FT
+from trainer.methods.method import AnchorWeights, Ingredients
+from trainer.objective.contrastive import contrastive_loss
+from trainer.objective.features import Towers
+from trainer.objective.terms import Loss, Term, objective, wanted
+from trainer.parallel.gather import gather_rows
 
 
 def unit(rows: int, seed: int, dimension: int = 16) -> torch.Tensor:
@@ -25,9 +34,9 @@ def by_hand(image: np.ndarray, text: np.ndarray, log_scale: float, target: np.nd
     logits = min(math.exp(log_scale), 100.0) * image.astype(np.float64) @ text.astype(np.float64).T
     total = 0.0
     for matrix in (logits, logits.T):
-        for row, wanted in zip(matrix, target, strict=True):
+        for row, due in zip(matrix, target, strict=True):
             logs = row - math.log(sum(math.exp(value - row.max()) for value in row)) - row.max()
-            total -= sum(wanted * logs) / len(logits)
+            total -= sum(due * logs) / len(logits)
     return total / 2
 
 
@@ -68,6 +77,9 @@ def test_the_gradient_flows_at_the_bound_of_the_scale_and_not_beyond() -> None:
         assert bool(scale.grad != 0) is flows
 
 
+SETS = (AnchorWeights("set", tc=0.5, itp=2.0),)
+
+
 def batch(rows: int = 6, anchors: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(3)
 
@@ -78,36 +90,33 @@ def batch(rows: int = 6, anchors: int = 4) -> Batch:
         return torch.randint(5, 15, (number, 12), generator=generator)
 
     return Batch(
-        images=images(rows),
+        images={"finetune": images(rows), "pairs/set": images(anchors)},
+        texts={"class": tokens(rows), "captions/set": tokens(3), "pairs/set": tokens(anchors)},
         classes=torch.arange(rows) % 2,
-        class_texts=tokens(rows),
-        captions=tokens(3),
-        caption_rows=torch.tensor([0, 2, 5]),
-        anchor_images=images(anchors),
-        anchor_texts=tokens(anchors),
+        rows={"captions/set": torch.tensor([0, 2, 5])},
     )
 
 
-def test_objective_is_the_weighted_sum_of_its_terms(clip: Clip) -> None:
-    data, scale = batch(), clip.model.logit_scale
-    encoders = clip.model
+def value(towers: Towers, terms: Sequence[Term], data: Batch) -> Loss:
+    loss = objective(terms, towers(wanted(terms, data)), data, towers, gather_rows)
+    assert loss is not None
+    return loss
+
+
+def test_arf_is_the_weighted_sum_of_its_terms(clip: Clip) -> None:
+    data, towers, encoders = batch(), Towers(clip.model), clip.model
     with torch.no_grad():
-        features = encode(encoders, data, Weights(tc=0.5, itp=2.0))
-        loss = objective(features, scale, data, Weights(tc=0.5, itp=2.0))
-        x = encoders.encode_image(data.images, normalize=True)
-        cls = encoders.encode_text(data.class_texts, normalize=True)
-        cap = encoders.encode_text(data.captions, normalize=True)
-        u = encoders.encode_image(data.anchor_images, normalize=True)
-        s = encoders.encode_text(data.anchor_texts, normalize=True)
+        loss = value(towers, ARF.phases[0].terms(Ingredients(SETS)), data)
+        x = encoders.encode_image(data.images["finetune"], normalize=True)
+        cls = encoders.encode_text(data.texts["class"], normalize=True)
+        cap = encoders.encode_text(data.texts["captions/set"], normalize=True)
+        u = encoders.encode_image(data.images["pairs/set"], normalize=True)
+        s = encoders.encode_text(data.texts["pairs/set"], normalize=True)
+        scale = clip.model.logit_scale.exp()
     reference = open_clip.ClipLoss()
-    terms = [
-        reference(x, cls, scale.exp()),
-        reference(x[[0, 2, 5]], cap, scale.exp()),
-        reference(u, s, scale.exp()),
-    ]
-    torch.testing.assert_close(loss.class_text, terms[0])
-    torch.testing.assert_close(loss.tc, terms[1])
-    torch.testing.assert_close(loss.itp, terms[2])
+    terms = [reference(x, cls, scale), reference(x[[0, 2, 5]], cap, scale), reference(u, s, scale)]
+    for name, expected in zip(("class_text", "tc", "itp"), terms, strict=True):
+        torch.testing.assert_close(loss.terms[name], expected)
     torch.testing.assert_close(loss.total, terms[0] + 0.5 * terms[1] + 2 * terms[2])
 
 
@@ -116,25 +125,47 @@ def test_the_image_tower_runs_once_for_the_finetune_images_and_not_for_absent_te
 ) -> None:
     sizes: list[int] = []
     clip.model.visual.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    encode(clip.model, batch(), Weights(tc=1, itp=1))
+    towers = Towers(clip.model)
+    value(towers, ARF.phases[0].terms(Ingredients(SETS)), batch())
     assert sizes == [6, 4]
     sizes.clear()
-    features = encode(clip.model, batch(), Weights(tc=0, itp=0))
+    nothing = Ingredients((AnchorWeights("set", tc=0, itp=0),))
+    loss = value(towers, ARF.phases[0].terms(nothing), batch())
     assert sizes == [6]
-    assert features.caption is None
-    assert features.anchor_image is None
+    assert loss.terms.keys() == {"class_text"}
 
 
 def test_a_batch_without_captions_has_no_caption_term(clip: Clip) -> None:
     data = batch()
-    none = Batch(
-        **{
-            **vars(data),
-            "captions": torch.empty(0, dtype=torch.int64),
-            "caption_rows": torch.empty(0, dtype=torch.int64),
-        }
+    none = replace(
+        data,
+        texts={**data.texts, "captions/set": data.texts["captions/set"][:0]},
+        rows={"captions/set": torch.empty(0, dtype=torch.int64)},
     )
-    weights = Weights(tc=1, itp=0)
-    loss = objective(encode(clip.model, none, weights), clip.model.logit_scale, none, weights)
-    assert loss.tc is None
-    assert torch.equal(loss.total, loss.class_text)
+    terms = ARF_TC.phases[0].terms(Ingredients((AnchorWeights("set", tc=1, itp=0),)))
+    assert [term.name for term in terms] == ["class_text", "tc"]
+    loss = value(Towers(clip.model), terms, none)
+    assert loss.terms.keys() == {"class_text"}
+    assert torch.equal(loss.total, loss.terms["class_text"])
+
+
+def test_terms_of_several_sets_are_told_apart() -> None:
+    sets = (AnchorWeights("a", tc=1, itp=0.5), AnchorWeights("b", tc=0, itp=2))
+    terms = ARF.phases[0].terms(Ingredients(sets))
+    assert [(term.name, term.weight) for term in terms] == [
+        *[("class_text", 1), ("tc/a", 1), ("itp/a", 0.5), ("itp/b", 2)]
+    ]
+
+
+@pytest.mark.parametrize("head", ["zero-shot", "random"])
+def test_cross_entropy_begins_with_the_head_that_was_asked_for(clip: Clip, head: str) -> None:
+    data = batch()
+    with torch.no_grad():
+        rows = unit(2, 5)
+        scale = clip.model.logit_scale
+        made = from_zero_shot(rows, scale) if head == "zero-shot" else at_random(2, 16, seed=1)
+        loss = value(Towers(clip.model, made), FT.phases[0].terms(Ingredients()), data)
+        x = clip.model.encode_image(data.images["finetune"], normalize=True)
+        logits = scale.exp() * x @ rows.T if head == "zero-shot" else made(x)
+        torch.testing.assert_close(loss.total, F.cross_entropy(logits, data.classes))
+    assert not torch.equal(at_random(2, 16, seed=1).weight, at_random(2, 16, seed=2).weight)

@@ -14,7 +14,7 @@ from models.clip import Clip
 from schemas.errors import UserError
 from trainer.checkpoint import has_state, load_state, save_state
 from trainer.config import OptimConfig
-from trainer.loss import MAX_LOG_SCALE
+from trainer.objective.contrastive import MAX_LOG_SCALE
 from trainer.optim import clamp_logit_scale, learning_rate, make_optimizer, warmup_steps
 
 

@@ -18,8 +18,8 @@ import trainer.loop
 from models.clip import load_clip
 from schemas.errors import UserError
 from trainer.config import TrainConfig
-from trainer.loss import Loss
 from trainer.metrics import read_metrics
+from trainer.objective.terms import Loss
 from trainer.train import TrainResult, train
 
 Run = Callable[..., TrainResult]
@@ -48,12 +48,13 @@ def test_a_run_leaves_a_model_folder_and_its_history(
     for line in lines:
         assert line["loss"] == pytest.approx(line["class_text"] + line["tc"] + line["itp"])
     told = json.loads((result.output / "config.json").read_text())
-    assert told["resolved"]["lambda_tc"] == told["resolved"]["lambda_itp"] == 1
+    assert told["resolved"]["lambdas"] == {"both": {"tc": 1, "itp": 1}}
+    assert told["resolved"]["method"] == "arf"
     assert (
         told["inputs"]["start_model"]["weights_sha256"]
         == load_clip(str(clip_folder)).weights_sha256()
     )
-    assert told["inputs"]["anchor_set"]["name"] == "both"
+    assert [one["name"] for one in told["inputs"]["anchor_sets"]] == ["both"]
     assert "torch" in told["packages"]
 
 
@@ -92,7 +93,7 @@ def interrupt(go: Callable[[], TrainResult], steps: int, monkeypatch: pytest.Mon
     """Ctrl-C in the step after ``steps`` of them."""
     real, taken = trainer.loop.train_step, []
 
-    def step(*args: Any) -> Loss:
+    def step(*args: Any) -> Loss | None:
         if len(taken) == steps:
             raise KeyboardInterrupt
         taken.append(1)

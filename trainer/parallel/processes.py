@@ -1,0 +1,68 @@
+"""The processes that train together, as torchrun starts them, or one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among those that train together.
+
+    Attributes:
+        device: of this process.
+        rank: 0 writes the files and speaks to the user.
+        size: number of processes.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes and speaks."""
+        return self.rank == 0
+
+    def all_of(self, items: Sequence[T]) -> list[T]:
+        """The items of all processes, by rank; all must call it."""
+        if self.size == 1:
+            return list(items)
+        found: list[list[T]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(found, list(items))
+        return [item for part in found for item in part]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """Meet the other processes, if torchrun started this one; leave them at the end.
+
+    Args:
+        device: that was asked for; of several GPUs on a machine each process takes its own.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(device, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
