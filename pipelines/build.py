@@ -190,6 +190,7 @@ class Composition:
             config=self._config.retrieval,
             screen=self._config.screen,
             force=self._config.force,
+            threads=self._config.machine.model_threads,
         )
         assert queries is not None
         assert pool is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.config import BuildConfig
 from pipelines.parts import Part
-from pipelines.retrieval.retrieve import INDEX
+from pipelines.retrieval.retrieve import index_info
 from pipelines.selection.evaluation import is_evaluation
 from schemas.errors import UserError
 from schemas.manifest import (
@@ -126,7 +126,7 @@ def provenance(stages: list[list[Part]], config: BuildConfig) -> Provenance:
                     inputs.append(InputInfo(role="pool", name=name, fingerprint=fingerprint))
     index: dict[str, Any] = {}
     if IMAGE_TEXT_PAIR in config.kinds:
-        index = INDEX | {"k": config.retrieval.k}
+        index = index_info(config.work, config.retrieval.k)
     return Provenance(
         captioner=models.get("captioner"),
         encoder=models.get("encoder"),

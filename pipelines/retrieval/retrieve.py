@@ -1,40 +1,40 @@
-"""Stage 4, retrieve: the k nearest pool images of every finetune image, exactly.
+"""Stage 4, retrieve: the k nearest pool images of every finetune image.
 
-Each part of the pool is searched apart, with the finetune parts as queries, and the lists are
-merged per query. Only (score, part, row) blocks cross the shuffle.
+The pool is cut into partitions and the queries into groups; a task searches one partition for one
+group, exactly (pipelines.retrieval.search) or with an index (.index, chosen by .rule, built and
+tuned by .tuning), and leaves its hits as a part. Then the hits of a group are merged. A search
+that was killed repeats only the tasks that were in flight. Only numbers of tasks cross the shuffle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
+import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.embedding.vectors import read_array
-from pipelines.parts import Part, fingerprint, finished, read_table, write_part
+from pipelines.embedding.vectors import Vectors
+from pipelines.parts import Part, fingerprint, finished, read_table, required_part, write_part
 from pipelines.reading import publish
+from pipelines.retrieval import tuning
+from pipelines.retrieval.given import Translation
+from pipelines.retrieval.hits import Hits, blank, hits_of, hits_table, merge
+from pipelines.retrieval.index import opened
 from pipelines.retrieval.options import RetrieveConfig
+from pipelines.retrieval.partitions import Group, Partition
+from pipelines.retrieval.plan import HITS_STAGE, STAGE, Plan, make_plan
+from pipelines.retrieval.rule import GIVEN
 from pipelines.retrieval.search import nearest
+from pipelines.retrieval.tuning import Tuned
 from pipelines.selection.options import ScreenConfig
-from pipelines.selection.screen import kept_rows
-from schemas.errors import UserError
 from schemas.manifest import Counts
 from schemas.tables import NEIGHBOURS
 
-STAGE = "retrieve"
-INDEX = {"type": "exact", "metric": "cosine", "storage": "float16"}
-
-
-class Hits(NamedTuple):
-    """Neighbours of a block of N queries, best first: score float32, part and row int32, [N, K]."""
-
-    score: NDArray[np.float32]
-    part: NDArray[np.int32]
-    row: NDArray[np.int32]
+__all__ = ["STAGE", "Retrieve", "index_info", "retrieve_options"]
 
 
 class Retrieve(beam.PTransform):  # type: ignore[misc]
@@ -47,16 +47,24 @@ class Retrieve(beam.PTransform):  # type: ignore[misc]
         config: how to search.
         screen: what was left out before the search.
         force: redo parts that are finished.
+        threads: of faiss in a process; 0 leaves it to faiss.
     """
 
     def __init__(
-        self, *, work: str, config: RetrieveConfig, screen: ScreenConfig, force: bool
+        self,
+        *,
+        work: str,
+        config: RetrieveConfig,
+        screen: ScreenConfig,
+        force: bool,
+        threads: int = 0,
     ) -> None:
         super().__init__()
         self._work = work
-        self._k = config.k
+        self._config = config
         self._options = retrieve_options(config, screen)
         self._force = force
+        self._threads = threads
 
     def expand(
         self,
@@ -68,24 +76,37 @@ class Retrieve(beam.PTransform):  # type: ignore[misc]
     ) -> beam.PCollection[Part]:
         """See the class."""
         queries, pool, screened = lists
-        todo = pool | "Plan" >> beam.Map(
-            plan,
+        planned = pool | "Plan" >> beam.Map(
+            make_plan,
             beam.pvalue.AsSingleton(queries),
             beam.pvalue.AsSingleton(screened),
-            self._work,
-            self._k,
-            self._options,
-            self._force,
+            work=self._work,
+            config=self._config,
+            options=self._options,
+            force=self._force,
         )
+        plan = beam.pvalue.AsSingleton(planned)
+        trained = planned | "Train" >> beam.Map(tuning.train_index, self._work)
+        prepared = (
+            planned
+            | "Partitions" >> beam.FlatMap(_partitions)
+            | "SpreadPartitions" >> beam.Reshuffle()
+            | "Prepare"
+            >> beam.Map(
+                tuning.prepare_partition, plan, beam.pvalue.AsSingleton(trained), self._work
+            )
+        )
+        tuned = planned | "Tune" >> beam.Map(tuning.tune, beam.pvalue.AsList(prepared), self._work)
+        how = beam.pvalue.AsSingleton(tuned)
         found = (
-            todo
-            | "PoolParts" >> beam.FlatMap(lambda plan: plan.pool if plan.queries else [])
-            | beam.Reshuffle()
-            | "Search" >> beam.FlatMap(search_part, beam.pvalue.AsSingleton(todo), self._work)
-            | "Merge" >> beam.CombinePerKey(MergeHits(self._k))
-            | "Write" >> beam.Map(write_hits, beam.pvalue.AsSingleton(todo), self._work)
+            planned
+            | "Tasks" >> beam.FlatMap(lambda plan: plan.tasks)
+            | "SpreadTasks" >> beam.Reshuffle()
+            | "Search" >> beam.Map(search, plan, how, self._work, self._threads)
+            | "ByGroup" >> beam.GroupByKey()
+            | "Merge" >> beam.FlatMap(merge_group, plan, self._work)
         )
-        done = todo | "Done" >> beam.FlatMap(lambda plan: plan.finished)
+        done = planned | "Done" >> beam.FlatMap(without_search, how, self._work)
         return (found, done) | beam.Flatten() | "Count" >> beam.Map(_published)
 
 
@@ -94,140 +115,106 @@ def retrieve_options(config: RetrieveConfig, screen: ScreenConfig) -> dict[str, 
     return config.recorded() | screen.recorded()
 
 
-class Plan(NamedTuple):
-    """What is to be searched, and what an earlier run has left."""
-
-    pool: list[Part]
-    queries: list[Part]
-    finished: list[Part]
-    wanted: dict[int, str]
-    k: int
-    options: dict[str, Any]
-
-
-def plan(
-    pool: list[Part],
-    queries: list[Part],
-    screened: list[Part],
-    work: str,
-    k: int,
-    options: dict[str, Any],
-    force: bool,
-) -> Plan:
-    """Check that the search makes sense, and leave out the query parts that are done.
+def index_info(work: str, k: int) -> dict[str, Any]:
+    """What was searched and how, for the manifest: measured recall included.
 
     Raises:
-        UserError: k exceeds the pool, the dimensions differ, or the encoders do.
+        UserError: the retrieve stage did not run.
     """
-    rows = sum(part.rows for part in screened)
-    if k > rows:
-        raise UserError(
-            f"--k {k} is larger than the pool, which has {rows} usable pairs; give a smaller "
-            f"--k or a larger --pool."
-        )
-    if not any(part.rows for part in queries):
-        raise UserError("no finetune image could be embedded, so there is nothing to retrieve for.")
-    embedded = [part for part in pool + queries if part.rows]
-    for what, values in (
-        ("dimensions", {part.extra["dimension"] for part in embedded}),
-        ("encoders", {part.model["weights_sha256"] for part in embedded if part.model}),
-    ):
-        if len(values) > 1:
-            raise UserError(
-                f"the embeddings of finetune set and pool are of different {what}; run the embed "
-                f"stage again for both with one --encoder."
-            )
-    made_of = [
-        [part.extra["npy_sha256"], kept.extra["rows"]]
-        for part, kept in zip(pool, screened, strict=True)
-    ]
-    wanted = {
-        q.number: fingerprint(STAGE, q.fingerprint, q.extra["npy_sha256"], made_of, k, INDEX)
-        for q in queries
-    }
-    done = [
-        part
-        for q in queries
-        if not force and (part := finished(work, STAGE, q.number, wanted[q.number]))
-    ]
-    nothing = Hits(
-        np.zeros((0, k), np.float32), np.zeros((0, k), np.int32), np.zeros((0, k), np.int32)
-    )
-    for q in queries:  # nothing to search for, but a later stage looks for the part
-        if not q.rows and q.number not in {part.number for part in done}:
-            done.append(_write(work, q, nothing, wanted[q.number], options))
-    numbers = {part.number for part in done}
-    todo = [q for q in queries if q.number not in numbers and q.rows]
-    searched = [part for part, kept in zip(pool, screened, strict=True) if kept.rows]
-    return Plan(searched, todo, done, wanted, k, options)
+    info: dict[str, Any] = required_part(work, tuning.TUNED, 0).extra["index"]
+    return info | {"k": k}
 
 
-def search_part(part: Part, todo: Plan, work: str) -> Iterator[tuple[int, Hits]]:
-    """Search one pool part for every query part; yields a block of hits per query part."""
-    rows = kept_rows(work, part.number)
-    vectors = read_array(work, part)[rows]
-    for query in todo.queries:
-        score, row = nearest(read_array(work, query), vectors, todo.k)
-        yield query.number, Hits(score, np.full_like(row, part.number), rows[row])
+def _partitions(plan: Plan) -> list[int]:
+    """Those to prepare: none for an exact search, nor where all is done."""
+    return [p.number for p in plan.partitions] if plan.choice.approximate and plan.todo else []
 
 
-class MergeHits(beam.CombineFn):  # type: ignore[misc]
-    """Keep the k best of several blocks for the same queries.
+def search(
+    task: tuple[int, int], plan: Plan, tuned: Tuned, work: str, threads: int
+) -> tuple[int, int]:
+    """Search one partition for one group, unless that is done; returns group and task."""
+    partition, group = plan.searched[task[0]], plan.groups[task[1]]
+    number = task[0] * len(plan.groups) + task[1]
+    how = tuned.fingerprint if plan.choice.approximate else None
+    wanted = fingerprint(HITS_STAGE, partition.fingerprint, group.fingerprint, plan.config.k, how)
+    if plan.force or not finished(work, HITS_STAGE, number, wanted):
+        if threads:
+            faiss.omp_set_num_threads(threads)
+        hits = _search(partition, group_queries(group, work), plan, tuned, work)
+        name = f"{partition.number}-{group.number}"
+        write_part(work, Part(HITS_STAGE, number, name, group.rows, wanted), hits_table(hits))
+    return group.number, number
 
-    Equal scores are ordered by part and row, so the result does not depend on the order in
-    which a runner merges.
+
+def group_queries(group: Group, work: str) -> NDArray[np.float32]:
+    """The queries of a group, [N, D]."""
+    return np.concatenate([Vectors(work, part).take(slice(None)) for part in group.parts])
+
+
+def _search(
+    group: Group, queries: NDArray[np.float32], plan: Plan, tuned: Tuned, work: str
+) -> Hits:
+    partition, k = Partition(work, group.parts), plan.config.k
+    if tuned.effort is None:
+        return nearest(queries, partition.blocks(), k)
+    if plan.choice.type == GIVEN:
+        assert plan.config.pool_index is not None
+        place, translate = plan.config.pool_index, Translation(work, plan.pool)
+    else:
+        place, translate = tuning.checked_index(work, group.number), None
+    with opened(place) as index:
+        return tuning.propose_and_score(index, partition, queries, tuned.effort, k, translate)
+
+
+def merge_group(group: tuple[int, Iterable[int]], plan: Plan, work: str) -> Iterator[Part]:
+    """Merge the hits of a group of queries, task by task, and write its neighbours."""
+    queries = plan.groups[group[0]]
+    best = blank(queries.rows, 0)
+    for number in sorted(group[1]):
+        table = read_table(work, required_part(work, HITS_STAGE, number))
+        best = merge(best, hits_of(table, queries.rows), plan.config.k)
+    done = {part.number for part in plan.finished}
+    start = 0
+    for part in queries.parts:
+        mine = best.lines(slice(start, start + part.rows))
+        start += part.rows
+        if part.number not in done:
+            yield write_neighbours(work, part, mine, plan)
+
+
+def without_search(plan: Plan, _: Tuned, work: str) -> Iterator[Part]:
+    """Parts that need none: those of an earlier run, and empty ones, which later stages look for.
+
+    They wait for the tuning, so that what the manifest says of the index is there before them.
     """
-
-    def __init__(self, k: int) -> None:
-        self._k = k
-
-    def create_accumulator(self) -> Hits | None:
-        """Nothing yet."""
-        return None
-
-    def add_input(self, accumulator: Hits | None, block: Hits) -> Hits:
-        """One more block."""
-        return self.merge_accumulators([accumulator, block])
-
-    def merge_accumulators(self, accumulators: Iterable[Hits | None]) -> Hits:
-        """The k best of all blocks."""
-        blocks = [Hits(*block) for block in accumulators if block is not None]
-        score, part, row = (np.concatenate(values, axis=1) for values in zip(*blocks, strict=True))
-        order = np.lexsort((row, part, -score), axis=1)[:, : self._k]
-        return Hits(*(np.take_along_axis(values, order, axis=1) for values in (score, part, row)))
-
-    def extract_output(self, accumulator: Hits | None) -> Hits:
-        """The merged block."""
-        assert accumulator is not None
-        return accumulator
+    yield from plan.finished
+    done = {part.number for part in plan.finished}
+    for part in plan.empty:
+        if part.number not in done:
+            yield write_neighbours(work, part, blank(0, 0), plan)
 
 
-def write_hits(hits: tuple[int, Hits], todo: Plan, work: str) -> Part:
+def write_neighbours(work: str, query: Part, hits: Hits, plan: Plan) -> Part:
     """Write the neighbours of one query part."""
-    number, block = hits
-    query = next(part for part in todo.queries if part.number == number)
-    return _write(work, query, Hits(*block), todo.wanted[number], todo.options)
-
-
-def _write(work: str, query: Part, hits: Hits, wanted: str, options: dict[str, Any]) -> Part:
-    score, part, row = hits
     classes = read_table(work, query).column("class_name").combine_chunks()
-    n, k = score.shape
+    number, width = hits.score.shape
+    lines = np.repeat(np.arange(number, dtype=np.int32), width)
+    found = hits.row.reshape(-1) >= 0
+    columns = {
+        "query": lines,
+        "pool_part": hits.part.reshape(-1),
+        "pool_row": hits.row.reshape(-1),
+        "score": hits.score.reshape(-1),
+        "rank": np.tile(np.arange(width, dtype=np.int32), number),
+    }
+    columns = {name: values[found] for name, values in columns.items()}
     table = pa.table(
-        {
-            "query": np.repeat(np.arange(n, dtype=np.int32), k),
-            "query_class": classes.take(pa.array(np.repeat(np.arange(n), k))),
-            "pool_part": part.reshape(-1),
-            "pool_row": row.reshape(-1),
-            "score": score.reshape(-1),
-            "rank": np.tile(np.arange(k, dtype=np.int32), n),
-        },
-        schema=NEIGHBOURS,
+        columns | {"query_class": classes.take(pa.array(columns["query"]))}, schema=NEIGHBOURS
     )
-    counts = Counts(read=n, kept=n)
-    model = query.model
-    extra: dict[str, Any] = {"options": options}
-    made = Part(STAGE, query.number, query.name, n, wanted, "", counts, model, [], extra)
+    counts = Counts(read=number, kept=number)
+    wanted, extra = plan.wanted[query.number], {"options": plan.options}
+    made = Part(STAGE, query.number, query.name, number, wanted, "", counts, query.model, [], extra)
     return write_part(work, made, table)
 
 

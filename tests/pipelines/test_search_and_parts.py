@@ -1,97 +1,22 @@
-"""The laws of retrieval, of cutting shards, and of the parts that stages leave."""
+"""The laws of cutting shards, and of the parts that stages leave."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from pipelines.assembling.assemble import plan_shards
 from pipelines.captioning.captioner import Decoding
 from pipelines.parts import Part, finished, left_parts, part_place, read_part, write_part
-from pipelines.retrieval.retrieve import Hits, MergeHits
-from pipelines.retrieval.search import nearest
 from pipelines.watching.progress import Progress
 from schemas.errors import UserError
 from schemas.manifest import Counts
 from schemas.record import TEXT_COMPENSATED
-
-
-def unit_rows(number: int, dimension: int, seed: int) -> NDArray[np.float32]:
-    """Rows as the embed stage stores them: of unit length, then rounded to float16."""
-    rows = np.random.default_rng(seed).standard_normal((number, dimension))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows.astype(np.float16).astype(np.float32)
-
-
-def brute_force(
-    queries: NDArray[np.float32], pool: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    scores = (queries.astype(np.float64) @ pool.astype(np.float64).T).astype(np.float32)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores, order, axis=1), order
-
-
-@st.composite
-def searches(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-    dimension = draw(st.sampled_from([1, 3, 16, 65]))
-    seed = draw(st.integers(0, 10**6))
-    pool = unit_rows(draw(st.integers(1, 40)), dimension, seed)
-    # Many equal rows: ties are the rule in a pool that was scraped.
-    pool = pool[np.random.default_rng(seed).integers(0, len(pool), draw(st.integers(1, 400)))]
-    queries = unit_rows(draw(st.integers(1, 5)), dimension, seed + 1)
-    if draw(st.booleans()):
-        queries = np.concatenate([queries, pool[:2]])
-    return queries, pool, draw(st.integers(1, 50))
-
-
-@settings(deadline=None, max_examples=80)
-@given(searches())
-def test_the_nearest_are_those_of_brute_force(
-    search: tuple[NDArray[np.float32], NDArray[np.float32], int],
-) -> None:
-    queries, pool, k = search
-    scores, rows = nearest(queries, pool, k)
-    wanted_scores, wanted_rows = brute_force(queries, pool, k)
-    assert np.array_equal(rows, wanted_rows)
-    assert np.array_equal(scores, wanted_scores)
-
-
-@settings(deadline=None, max_examples=80)
-@given(searches(), st.data())
-def test_by_blocks_is_at_once_in_whatever_order(
-    search: tuple[NDArray[np.float32], NDArray[np.float32], int], data: st.DataObject
-) -> None:
-    queries, pool, k = search
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(pool)), max_size=5)))
-    starts = [0, *[cut for cut in cuts if cut < len(pool)]]
-    blocks = []
-    for part, start in enumerate(starts):
-        stop = starts[part + 1] if part + 1 < len(starts) else len(pool)
-        score, row = nearest(queries, pool[start:stop], k)
-        blocks.append(Hits(score, np.full_like(row, part), row))
-    combine = MergeHits(k)
-    trees = data.draw(st.permutations(blocks))
-    half = len(trees) // 2
-    left = combine.create_accumulator()
-    for block in trees[:half]:
-        left = combine.add_input(left, block)
-    right = combine.merge_accumulators([combine.create_accumulator(), *trees[half:]])
-    found = combine.extract_output(combine.merge_accumulators([left, right]))
-    scores, rows = brute_force(queries, pool, k)
-    assert np.array_equal(found.score, scores)
-    assert np.array_equal(np.array(starts)[found.part] + found.row, rows)
-
-
-def test_no_queries_find_nothing() -> None:
-    scores, rows = nearest(np.zeros((0, 8), np.float32), unit_rows(5, 8, 0), 3)
-    assert scores.shape == rows.shape == (0, 3)
 
 
 def part(number: int, rows: int = 0, name: str | None = None, **extra: object) -> Part:
