@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             samples=arguments.samples,
             queries=arguments.queries,
             dimension=dimension,
+            faiss=faiss.__version__,
             k=k,
             rounds=arguments.rounds,
         ),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.embedding.embed import POOL, write_array
 from pipelines.parts import Part, array_place, fingerprint, write_part
+from pipelines.selection import options as selection
+from pipelines.selection.options import ScreenConfig
 from pipelines.selection.screen import STAGE as SCREEN
 from schemas.manifest import Counts
 from schemas.tables import EMBEDDING_METADATA, SCREENED
@@ -76,6 +80,13 @@ def write_embeddings(
             write_part(work, judged, pa.table({"row": kept}, schema=SCREENED))
             kept_parts.append(judged)
     return parts, kept_parts
+
+
+def no_screen() -> ScreenConfig:
+    """The options' defaults; what they would leave is given by the parts here."""
+    options = argparse.ArgumentParser()
+    selection.add_options(options)
+    return selection.resolve_screen(options.parse_args([]))
 
 
 def metadata(name: str, rows: int) -> pa.Table:

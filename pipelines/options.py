@@ -206,6 +206,7 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
             )
     if IMAGE_TEXT_PAIR not in kinds:
         selection.refuse_any(o)
+        retrieval.refuse_any(o)
     at_least(o, 1, "shard_size", "decode_threads")
     at_least(o, 0, "model_threads")
     if not 0 <= o.max_bad_fraction <= 1:

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks import contamination, memory, pool_growth, reader_speed, verify_speed
+from benchmarks import (
+    contamination,
+    memory,
+    pool_growth,
+    reader_speed,
+    recall,
+    search_speed,
+    verify_speed,
+)
 from benchmarks.contest import contest
 
 
@@ -89,3 +97,23 @@ def test_a_contest_takes_turns() -> None:
     found = contest(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3)
     assert "".join(calls) == "ba" + "ab" + "ba" + "ab"
     check_contests({"x": found}, rounds=3)
+
+
+def test_search_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--samples", "3000", "--queries", "40", "--dimension", "16", "--rounds", "2")
+    body = run(search_speed.main, tmp_path, *sizes)
+    check_contests(body["results"], rounds=2)
+    assert capsys.readouterr().out.startswith("faiss's time / ours")
+
+
+def test_recall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--samples", "20000", "--queries", "300", "--dimension", "16")
+    kinds = ("approximate", "ivf-pq")
+    body = run(recall.main, tmp_path, *sizes, "--partition_rows", "7000", "--index", *kinds)
+    assert list(body["results"]) == list(kinds)
+    for found in body["results"].values():
+        # 300 queries are all in the sample; faiss's own float32 ties may differ from exact ones.
+        assert abs(found["reported"]["recall"] - found["recall"]) < 0.005
+        assert found["reported"]["recall"] >= 0.95
+        assert found["reported"]["partitions"] == 2
+    assert "of all queries" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,20 +59,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_embeddings(pool: Path, output: Path) -> None:
-    """One file per tar, as clip-retrieval's inference lays them out."""
+    """One file per tar, as clip-retrieval's inference lays them out, and an index of all rows."""
     encoder, source = ImageEncoder(str(CLIP)), open_pool(str(pool))
+    index = None
     for name in ("img_emb", "metadata"):
         (output / name).mkdir(parents=True)
     for unit in source.units:
         samples = read_unit(source, unit)
         images = [encoder.prepare(decode_image(sample.image)[0]) for sample in samples]
-        np.save(output / "img_emb" / f"img_emb_{unit.number}.npy", encoder.embed(images))
+        embeddings = encoder.embed(images)
+        np.save(output / "img_emb" / f"img_emb_{unit.number}.npy", embeddings)
+        index = index or faiss.IndexHNSWFlat(embeddings.shape[1], 15, faiss.METRIC_INNER_PRODUCT)
+        index.add(embeddings.astype(np.float32))
         rows = [
             {"image_path": sample.source_key, "caption": sample.text} | sample.web
             for sample in samples
         ]
         table = pa.Table.from_pylist(rows)
         pq.write_table(table, output / "metadata" / f"metadata_{unit.number}.parquet")
+    faiss.write_index(index, str(output / "image.index"))
 
 
 def test_the_commands_run_in_their_order(folder: Path) -> None:

@@ -99,6 +99,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_any(o: argparse.Namespace) -> None:
+    """Refuse options of a search where nothing is retrieved; ``k`` has a value in any case.
+
+    Raises:
+        UserError: one was given.
+    """
+    for name in ("index", "index_memory", "min_recall", "pool_index"):
+        if getattr(o, name) is not None:
+            raise UserError(
+                f"--{name} is given, but --kinds leaves image-text pairs out; drop one."
+            )
+
+
 def resolve(o: argparse.Namespace) -> RetrieveConfig:
     """Check the options.
 

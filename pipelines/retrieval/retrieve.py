@@ -8,7 +8,7 @@ that was killed repeats only the tasks that were in flight. Only numbers of task
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -86,28 +86,29 @@ class Retrieve(beam.PTransform):  # type: ignore[misc]
             force=self._force,
         )
         plan = beam.pvalue.AsSingleton(planned)
-        trained = planned | "Train" >> beam.Map(tuning.train_index, self._work)
+        trained = planned | "Train" >> self._map(tuning.train_index)
         prepared = (
             planned
             | "Partitions" >> beam.FlatMap(_partitions)
             | "SpreadPartitions" >> beam.Reshuffle()
             | "Prepare"
-            >> beam.Map(
-                tuning.prepare_partition, plan, beam.pvalue.AsSingleton(trained), self._work
-            )
+            >> self._map(tuning.prepare_partition, plan, beam.pvalue.AsSingleton(trained))
         )
-        tuned = planned | "Tune" >> beam.Map(tuning.tune, beam.pvalue.AsList(prepared), self._work)
+        tuned = planned | "Tune" >> self._map(tuning.tune, beam.pvalue.AsList(prepared))
         how = beam.pvalue.AsSingleton(tuned)
         found = (
             planned
             | "Tasks" >> beam.FlatMap(lambda plan: plan.tasks)
             | "SpreadTasks" >> beam.Reshuffle()
-            | "Search" >> beam.Map(search, plan, how, self._work, self._threads)
+            | "Search" >> self._map(search, plan, how)
             | "ByGroup" >> beam.GroupByKey()
             | "Merge" >> beam.FlatMap(merge_group, plan, self._work)
         )
         done = planned | "Done" >> beam.FlatMap(without_search, how, self._work)
         return (found, done) | beam.Flatten() | "Count" >> beam.Map(_published)
+
+    def _map(self, function: Callable[..., Any], *inputs: Any) -> beam.PTransform:
+        return beam.Map(_with_threads, function, self._threads, *inputs, self._work)
 
 
 def retrieve_options(config: RetrieveConfig, screen: ScreenConfig) -> dict[str, Any]:
@@ -125,22 +126,25 @@ def index_info(work: str, k: int) -> dict[str, Any]:
     return info | {"k": k}
 
 
+def _with_threads(element: Any, function: Callable[..., Any], threads: int, *inputs: Any) -> Any:
+    """Call a function after its process was told how many threads faiss may use."""
+    if threads:
+        faiss.omp_set_num_threads(threads)
+    return function(element, *inputs)
+
+
 def _partitions(plan: Plan) -> list[int]:
     """Those to prepare: none for an exact search, nor where all is done."""
     return [p.number for p in plan.partitions] if plan.choice.approximate and plan.todo else []
 
 
-def search(
-    task: tuple[int, int], plan: Plan, tuned: Tuned, work: str, threads: int
-) -> tuple[int, int]:
+def search(task: tuple[int, int], plan: Plan, tuned: Tuned, work: str) -> tuple[int, int]:
     """Search one partition for one group, unless that is done; returns group and task."""
     partition, group = plan.searched[task[0]], plan.groups[task[1]]
     number = task[0] * len(plan.groups) + task[1]
     how = tuned.fingerprint if plan.choice.approximate else None
     wanted = fingerprint(HITS_STAGE, partition.fingerprint, group.fingerprint, plan.config.k, how)
     if plan.force or not finished(work, HITS_STAGE, number, wanted):
-        if threads:
-            faiss.omp_set_num_threads(threads)
         hits = _search(partition, group_queries(group, work), plan, tuned, work)
         name = f"{partition.number}-{group.number}"
         write_part(work, Part(HITS_STAGE, number, name, group.rows, wanted), hits_table(hits))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,15 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from tiny_builds import contents
 
-from benchmarks.vectors import clustered, metadata, write_embeddings
+from benchmarks.recall import retrieve as run
+from benchmarks.vectors import clustered, metadata, no_screen, write_embeddings
 from pipelines.__main__ import user_sentence
 from pipelines.embedding.embed import FINETUNE, POOL
 from pipelines.parts import Part, left_parts, part_place, read_part, write_part
 from pipelines.retrieval import retrieve, rule
 from pipelines.retrieval.options import RetrieveConfig
 from pipelines.retrieval.search import Block, nearest
-from pipelines.selection import options as selection
-from pipelines.selection.options import ScreenConfig
 from schemas.errors import UserError
 
 
@@ -44,18 +41,8 @@ class World:
     def run(self, **settings: Any) -> list[Part]:
         """The stage, in a pipeline of its own."""
         force = settings.pop("force", False)
-        step = retrieve.Retrieve(
-            work=str(self.work),
-            config=RetrieveConfig(**{"k": 5} | settings),
-            screen=SCREEN,
-            force=force,
-        )
-        with beam.Pipeline() as root:
-            lists = tuple(
-                root | name >> beam.Create([parts])
-                for name, parts in (("q", self.queries), ("p", self.pool), ("s", self.screened))
-            )
-            lists | step
+        config = RetrieveConfig(**{"k": 5} | settings)
+        run(str(self.work), self.queries, self.pool, self.screened, config, force=force)
         return [
             part for q in self.queries if (part := retrieve_part(self.work, q.number)) is not None
         ]
@@ -99,13 +86,6 @@ class World:
 
     def info(self) -> dict[str, Any]:
         return retrieve.index_info(str(self.work), 5)
-
-
-def no_screen() -> ScreenConfig:
-    """The options' defaults; what they leave is given by the parts here."""
-    parser = argparse.ArgumentParser()
-    selection.add_options(parser)
-    return selection.resolve_screen(parser.parse_args([]))
 
 
 SCREEN = no_screen()
