@@ -23,6 +23,7 @@ from pipelines.retrieval import retrieve, rule
 from pipelines.retrieval.options import RetrieveConfig
 from pipelines.retrieval.search import Block, nearest
 from schemas.errors import UserError
+from shards import places
 
 
 @dataclass
@@ -321,3 +322,16 @@ def test_the_rule() -> None:
         assert (
             1 <= chosen(rule.IVF_PQ, rows=largest, largest=largest).nlist <= max(1, largest // 39)
         )
+
+
+@pytest.mark.parametrize("index", [rule.EXACT, rule.IVF_FLAT, rule.HNSW])
+def test_a_remote_work_folder_gives_the_same(world: World, index: str) -> None:
+    world.run(index=index, partition_rows=400)
+    remote = f"memory://retrieval-{index}"
+    queries, _ = write_embeddings(remote, FINETUNE, world.query_vectors, 20)
+    pool, screened = write_embeddings(remote, POOL, world.pool_vectors, world.per_part, world.kept)
+    config = RetrieveConfig(5, index, partition_rows=400)
+    run(remote, queries, pool, screened, config)
+    for query in queries:
+        ours, theirs = (part_place(w, "retrieve", query.number) for w in (str(world.work), remote))
+        assert places.read_bytes(ours) == places.read_bytes(theirs)
