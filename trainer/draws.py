@@ -39,19 +39,21 @@ def draw_seed(seed: int, stream: Stream, *what: int) -> int:
 
 
 def steps_per_epoch(size: int, batch: int) -> int:
-    """Batches in a pass over ``size`` samples; the last one may be short."""
+    """Batches in a pass over ``size`` samples."""
     return -(-size // batch)
 
 
 class Order:
     """The order in which a set of samples is visited: a new permutation every epoch.
 
-    Every sample comes exactly once an epoch. The batches are those of all processes together, so
-    the order depends on the seed alone, however many processes share the work.
+    Every sample comes exactly once an epoch. What a whole number of batches leaves over is not a
+    short batch at the end, which would be a poor one to contrast, but makes all a little smaller:
+    their sizes differ by one at most. The batches are those of all processes together, so the
+    order depends on the seed alone, however many processes share the work.
 
     Args:
         size: samples in the set, at least 1.
-        batch: samples a step, all processes together.
+        batch: most samples a step, all processes together.
     """
 
     def __init__(self, seed: int, stream: Stream, size: int, batch: int) -> None:
@@ -77,5 +79,5 @@ class Order:
         if self._latest is None or self._latest[0] != epoch:
             order = generator(self._seed, self._stream, epoch).permutation(self.size)
             self._latest = (epoch, order)
-        start = within * self.batch
-        return epoch, self._latest[1][start : start + self.batch][rank::world]
+        start, stop = (self.size * i // self.steps_per_epoch for i in (within, within + 1))
+        return epoch, self._latest[1][start:stop][rank::world]

@@ -26,6 +26,7 @@ from trainer.config import TrainConfig, check
 from trainer.data import TrainingBatches, load_batches, train_transform
 from trainer.data_sets import DataSet, open_data_sets
 from trainer.devices import choose_device, choose_precision
+from trainer.draws import Order
 from trainer.evaluate import evaluate_all
 from trainer.head import zero_shot_head
 from trainer.inputs import open_finetune, open_sets, open_shares, resolve_weights, say, set_names
@@ -257,9 +258,14 @@ def describe(method: Method, plan: Plan, dataset: TrainingBatches, world: World)
     weights = ", ".join(f"{term.name} x {term.weight:g}" for term in terms) or "no training"
     processes = f", {world.size} processes" if world.size > 1 else ""
     return (
-        f"{method.name} ({weights}), {plan.total:,} steps of {dataset.order.batch:,} images, "
+        f"{method.name} ({weights}), {plan.total:,} steps of {_sizes(dataset.order)} images, "
         f"{world.device}{processes}"
     )
+
+
+def _sizes(order: Order) -> str:
+    most = -(-order.size // order.steps_per_epoch)
+    return f"{most:,}" if order.size % order.steps_per_epoch == 0 else f"{most - 1:,} or {most:,}"
 
 
 def describe_plan(

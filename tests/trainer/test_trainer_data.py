@@ -47,7 +47,9 @@ def test_an_epoch_visits_each_index_exactly_once(
     visits = [order.at(step) for step in steps]
     assert {number for number, _ in visits} == {epoch}
     indices = np.concatenate([chosen for _, chosen in visits])
-    assert all(len(chosen) == min(size, batch) for _, chosen in visits[:-1])
+    sizes = [len(chosen) for _, chosen in visits]
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
     assert sorted(indices.tolist()) == list(range(size))
     # The order does not depend on the steps that were asked for before.
     fresh = Order(seed, Stream.FINETUNE_ORDER, size, batch).at(steps[-1])
@@ -154,7 +156,7 @@ def test_anchors_change_nothing_in_the_finetune_draws(make_batches: MakeBatches)
         assert torch.equal(left.classes, right.classes)
         assert len(left.texts["captions/set0"]) == len(left.rows["captions/set0"]) == 8
         assert len(left.images["pairs/set0"]) == len(left.texts["pairs/set0"])
-        assert len(left.images["pairs/set0"]) == (2 if step == 2 else 4)  # ten pairs, by fours
+        assert len(left.images["pairs/set0"]) == (4 if step == 2 else 3)  # ten pairs, at most four
         assert right.images.keys() == {"finetune"}
         assert right.texts.keys() == {"class"}
 
