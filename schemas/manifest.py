@@ -16,8 +16,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -105,6 +107,14 @@ class Counts(_Part):
         default=None,
         description="Column to number of samples without it, where an option looked at the column.",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Counts as they are written and printed: without ``lacking`` where nobody looked."""
+        body: dict[str, Any] = plain(self)
+        if body.get("lacking") is None:
+            body.pop("lacking", None)
+        return body
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(

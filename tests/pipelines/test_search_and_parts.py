@@ -81,7 +81,7 @@ def test_progress_counts_what_is_there_and_redraws_on_a_terminal(tmp_path: Path)
             write_part(str(tmp_path), part(0, 1200), pa.table({"a": [1]}))
         (tmp_path / "caption" / "00000.parquet").unlink()
     assert plain.getvalue().startswith("caption 1/2 parts, 1,201 read, 1 dropped, ")
-    assert plain.getvalue().endswith("/s\n")
+    assert plain.getvalue().endswith("/s, 0 s left\n")
     assert live.getvalue().startswith("\r\x1b[K")
 
 
