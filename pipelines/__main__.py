@@ -112,7 +112,7 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
         if "embed" in config.stages:
             resolve(config.embedding.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
-        check_captioner(config.captioning.captioner, config.captioning.decoding)
+        check_captioner(config.captioning.captioner, config.captioning.decoding, finetune.classes)
     evaluation = [open_evaluation(place) for place in config.select.evaluation]
     choose_device(config.machine.device, config.embedding.precision)
     complete = claim_output(config, config.build_id(finetune, pool, existing, *evaluation))

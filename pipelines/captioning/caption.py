@@ -10,7 +10,8 @@ import pyarrow as pa
 import torch
 from apache_beam.utils.shared import Shared
 
-from pipelines.captioning.captioner import BlipCaptioner, Captioner
+from pipelines.captioning.buckets import bucketed
+from pipelines.captioning.captioner import Captioner, TransformersCaptioner
 from pipelines.captioning.options import CaptionConfig
 from pipelines.config import Machine
 from pipelines.inference import choose_device
@@ -19,10 +20,12 @@ from pipelines.reading import publish, read_unit, unit_fingerprint
 from pipelines.watching.timing import timed
 from schemas.errors import BadSample
 from schemas.tables import CAPTIONS
-from shards.decoding import Tally, decoded_batches
+from shards.decoding import Decoded, Tally, decoded_batches
 from shards.sources import Unit
 
 STAGE = "caption"
+_HELD = 8
+"""Batches of images that wait, at most, for others whose prompts are as long as theirs."""
 
 
 class Caption(beam.PTransform):  # type: ignore[misc]
@@ -83,10 +86,15 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
         """Load the captioner once per process; threads share it."""
         if self._machine.model_threads:
             torch.set_num_threads(self._machine.model_threads)
-        device = choose_device(self._machine.device)
+        precision = self._config.precision
+        device = choose_device(self._machine.device, precision)
         self._captioner: Captioner = self._shared.acquire(
-            lambda: BlipCaptioner(self._config.captioner, self._config.decoding, device)
+            lambda: TransformersCaptioner(
+                self._config.captioner, self._config.decoding, device, precision
+            )
         )
+        decoding = self._config.decoding
+        self._starts = [self._captioner.start(decoding.prompt_for(name)) for name in self._classes]
 
     def process(self, unit: Unit) -> Iterator[Part]:
         """Caption one unit, unless that is done."""
@@ -109,7 +117,7 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
         options: dict[str, Any],
     ) -> Part:
         tally = Tally()
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[int, dict[str, Any]]] = []
         samples = read_unit(unit, tally, len(self._classes))
         batches = decoded_batches(
             samples,
@@ -118,21 +126,26 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
             batch=self._config.batch,
             threads=self._machine.decode_threads,
         )
-        for number, batch in enumerate(batches):
-            seed = int(fingerprint(self._config.decoding.seed, unit.number, number)[:8], 16)
-            texts = self._captioner.caption([item.prepared for item in batch], seed)
-            for item, captions in zip(batch, texts, strict=True):
+        numbered = enumerate(item for batch in batches for item in batch)
+        # Prompts that name the class are of several lengths; each batch is of one.
+        size = self._config.batch
+        for batch in bucketed(numbered, self._start_length, batch=size, hold=_HELD * size):
+            items = [item for _, item in batch]
+            texts = self._captioner.caption(
+                [item.prepared for item in items],
+                [self._starts[_class_of(item)] for item in items],
+                [self._draw(item) for item in items],
+            )
+            for (number, item), captions in zip(batch, texts, strict=True):
                 kept = list(dict.fromkeys(text for text in captions if text))
                 if not kept:
                     key = item.sample.source_key
                     tally.drop(key, BadSample("empty_caption", "the captioner wrote nothing"))
                     continue
-                index = item.sample.class_index
-                assert index is not None
-                name = self._classes[index]
-                rows.append(
-                    item.where() | {"class_index": index, "class_name": name, "texts": kept}
-                )
+                index = _class_of(item)
+                about = {"class_index": index, "class_name": self._classes[index], "texts": kept}
+                rows.append((number, item.where() | about))
+        rows.sort(key=lambda row: row[0])
         tally.kept = len(rows)
         part = Part(
             STAGE,
@@ -146,4 +159,20 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
             tally.examples,
             {"options": options},
         )
-        return write_part(self._work, part, pa.Table.from_pylist(rows, schema=CAPTIONS))
+        table = pa.Table.from_pylist([row for _, row in rows], schema=CAPTIONS)
+        return write_part(self._work, part, table)
+
+    def _start_length(self, numbered: tuple[int, Decoded[torch.Tensor]]) -> int:
+        return len(self._starts[_class_of(numbered[1])])
+
+    def _draw(self, item: Decoded[torch.Tensor]) -> int:
+        """Of the seed and the image, so that what is drawn depends on no other image."""
+        sample = item.sample
+        text = fingerprint(self._config.decoding.seed, sample.source, sample.source_key)
+        return int(text[:16], 16)
+
+
+def _class_of(item: Decoded[torch.Tensor]) -> int:
+    index = item.sample.class_index
+    assert index is not None  # read_unit counts the classes of a labelled source
+    return index

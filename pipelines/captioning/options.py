@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.captioning.decoding import Decoding
 from pipelines.flags import add, at_least
+from pipelines.inference import Precision
 from schemas.errors import UserError
 
 
@@ -19,15 +20,21 @@ class CaptionConfig:
         captioner: Hub id or folder.
         decoding: how to decode.
         batch: images per forward pass.
+        precision: number format that the model runs in.
     """
 
     captioner: str
     decoding: Decoding
     batch: int
+    precision: Precision = "fp32"
 
     def recorded(self) -> dict[str, Any]:
         """For the manifest; the captioner stands there with its digest."""
-        return {"decoding": asdict(self.decoding), "caption_batch": self.batch}
+        return {
+            "decoding": asdict(self.decoding),
+            "caption_batch": self.batch,
+            "precision": self.precision,
+        }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser,
         "captioner",
         default="Salesforce/blip-image-captioning-base",
-        help="BLIP captioner: Hub id or folder (default: %(default)s)",
+        help="image-to-text model, Hub id or folder: BLIP, BLIP-2, GIT or a vision encoder-decoder "
+        "(default: %(default)s)",
     )
     add(
         parser,
@@ -54,7 +62,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="captions generated per image; over 1 needs beam or nucleus (default: 1)",
     )
-    add(parser, "prompt", default="", help="text that each caption continues")
+    add(
+        parser,
+        "prompt",
+        default="",
+        help="text that each caption continues and keeps; {c} stands for the class name "
+        "(default: none)",
+    )
     add(
         parser,
         "max_new_tokens",
@@ -68,6 +82,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         help="fewest tokens of a caption (default: %(default)s)",
+    )
+    add(
+        parser,
+        "repetition_penalty",
+        type=float,
+        default=1.0,
+        help="over 1 makes words that were used less likely (default: 1, none)",
+    )
+    add(
+        parser,
+        "no_repeat_ngram",
+        type=int,
+        default=0,
+        help="no sequence of so many tokens comes twice in a caption (default: 0, all may)",
     )
     add(parser, "caption_seed", type=int, help="for --decoding nucleus (default: 0)")
     add(
@@ -86,10 +114,17 @@ def resolve(o: argparse.Namespace) -> CaptionConfig:
         UserError: a value is out of range, or two contradict each other.
     """
     at_least(o, 1, "captions_per_image", "max_new_tokens", "caption_batch")
-    at_least(o, 0, "min_new_tokens")
+    at_least(o, 0, "min_new_tokens", "no_repeat_ngram")
     if o.min_new_tokens > o.max_new_tokens:
         raise UserError(f"--min_new_tokens {o.min_new_tokens} exceeds --max_new_tokens.")
-    return CaptionConfig(captioner=o.captioner, decoding=_decoding(o), batch=o.caption_batch)
+    if not 0 < o.repetition_penalty < float("inf"):
+        raise UserError(f"--repetition_penalty is {o.repetition_penalty}; it must be over 0.")
+    return CaptionConfig(
+        captioner=o.captioner,
+        decoding=_decoding(o),
+        batch=o.caption_batch,
+        precision=o.precision,
+    )
 
 
 def _decoding(o: argparse.Namespace) -> Decoding:
@@ -118,5 +153,7 @@ def _decoding(o: argparse.Namespace) -> Decoding:
         captions_per_image=o.captions_per_image,
         max_new_tokens=o.max_new_tokens,
         min_new_tokens=o.min_new_tokens,
+        repetition_penalty=o.repetition_penalty,
+        no_repeat_ngram=o.no_repeat_ngram,
         seed=o.caption_seed or 0,
     )

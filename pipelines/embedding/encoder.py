@@ -61,7 +61,7 @@ class TextEncoder:
         clip = load_clip(spec)
         # Of both towers: the same digest as the ImageEncoder of this model has.
         self.info = ModelInfo(name=clip.name, weights_sha256=clip.weights_sha256())
-        clip.model.visual = None
+        del clip.model.visual
         self._model = clip.model.to(device, DTYPES[precision])
         self._tokenizer = clip.tokenizer
         self._device = device

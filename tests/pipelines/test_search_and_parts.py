@@ -86,13 +86,16 @@ def test_progress_counts_what_is_there_and_redraws_on_a_terminal(tmp_path: Path)
 
 
 def test_decoding_becomes_arguments_of_generate() -> None:
-    assert Decoding().generate_arguments() == {
+    assert Decoding().generate_arguments([7]) == {
         "max_new_tokens": 40,
         "num_return_sequences": 1,
         "do_sample": False,
         "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
     }
     nucleus = Decoding(mode="nucleus", top_p=0.8, captions_per_image=4, min_new_tokens=3)
-    arguments = nucleus.generate_arguments()
-    assert (arguments["do_sample"], arguments["top_p"], arguments["top_k"]) == (True, 0.8, 0)
+    arguments = nucleus.generate_arguments([7, 8])
+    assert (arguments["do_sample"], arguments["top_k"]) == (True, 0)
+    assert len(arguments["logits_processor"]) == 1  # it draws, and torch has nothing left to draw
     assert (arguments["num_return_sequences"], arguments["min_new_tokens"]) == (4, 3)

@@ -13,7 +13,8 @@ from PIL import Image
 from tiny_builds import BLIP, CLIP, MODELS
 
 from models.clip import Clip, load_clip
-from pipelines.captioning.captioner import BlipCaptioner, Decoding
+from pipelines.captioning.captioner import TransformersCaptioner
+from pipelines.captioning.decoding import Decoding
 from toyworld.demo import MAX_NEW_TOKENS
 from toyworld.render import render
 from toyworld.scene import Scene, draw_scene
@@ -39,12 +40,14 @@ def test_they_are_small_and_hold_nothing_to_unpickle() -> None:
 
 
 def test_the_captioner_names_classes_and_colours(photos: list[tuple[Scene, Image.Image]]) -> None:
-    captioner = BlipCaptioner(str(BLIP), Decoding(max_new_tokens=MAX_NEW_TOKENS))
+    captioner = TransformersCaptioner(str(BLIP), Decoding(max_new_tokens=MAX_NEW_TOKENS))
     named = {"name": 0, "colour": 0}
     for start in range(0, len(photos), 100):
         part = photos[start : start + 100]
         prepared = [captioner.prepare(image) for _, image in part]
-        for (scene, _), (text,) in zip(part, captioner.caption(prepared, seed=0), strict=True):
+        starts = [captioner.start("")] * len(part)
+        texts = captioner.caption(prepared, starts, range(len(part)))
+        for (scene, _), (text,) in zip(part, texts, strict=True):
             words = re.findall(r"[a-z]+", text)
             named["name"] += [word for word in words if word in CLASSES] == [scene.name]
             named["colour"] += [word for word in words if word in COLOURS] == [scene.colour]
@@ -97,8 +100,9 @@ def test_pretraining_writes_folders_that_load(tmp_path: Path) -> None:
     assert (
         load_clip(str(tmp_path / "clip")).weights_sha256() != load_clip(str(CLIP)).weights_sha256()
     )
-    captioner = BlipCaptioner(str(tmp_path / "blip"), Decoding(max_new_tokens=4))
-    assert captioner.caption([captioner.prepare(Image.new("RGB", (50, 40)))], seed=0)
+    captioner = TransformersCaptioner(str(tmp_path / "blip"), Decoding(max_new_tokens=4))
+    image = captioner.prepare(Image.new("RGB", (50, 40)))
+    assert captioner.caption([image], [captioner.start("")], [0])
     first = (tmp_path / "clip" / "open_clip_model.safetensors").read_bytes()
     with torch.random.fork_rng():
         pretrain(tmp_path, images=1000, clip_epochs=1, blip_epochs=0.5, only="clip", checks=1000)
