@@ -17,7 +17,7 @@ class Decoding:
     Attributes:
         mode: greedy, beam (num_beams) or nucleus (top_p, seed; Holtzman et al., ICLR 2020).
         prompt: text that each caption continues; ``{c}`` stands for the class name. It stays part
-            of the caption.
+            of the caption where the model continues it (see the families).
         captions_per_image: sequences returned per image.
         max_new_tokens, min_new_tokens: length limits in tokens, the prompt apart.
         repetition_penalty: divides the scores of tokens that were used (Keskar et al.,
