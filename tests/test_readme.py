@@ -48,23 +48,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def run_block(text: str, folder: Path) -> None:
+    """Run commands in a folder, with the small models in place of the Hub's."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for name, toy in REPLACED.items():
+        text = text.replace(name, toy)
+    done = subprocess.run(
+        ["bash", "-eu", "-c", text],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stderr}"
+
+
 def test_the_commands_run_in_their_order(folder: Path) -> None:
     assert len(BLOCKS) >= 4
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for block in BLOCKS:
-        text = block
-        for name, toy in REPLACED.items():
-            text = text.replace(name, toy)
-        done = subprocess.run(
-            ["bash", "-eu", "-c", text],
-            cwd=folder,
-            env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=400,
-        )
-        assert done.returncode == 0, f"{text}\n{done.stderr}"
+        run_block(block, folder)
     first, second = (
         Manifest.model_validate_json((folder / "anchors" / name / MANIFEST_NAME).read_text("utf-8"))
         for name in ("mine", "again")
@@ -72,6 +76,15 @@ def test_the_commands_run_in_their_order(folder: Path) -> None:
     assert first.digest == second.digest
     results = json.loads((folder / "runs" / "arf.json").read_text("utf-8"))
     assert set(results["datasets"]) == {"val", "sketches", "others"}
+
+
+def test_the_command_that_extends_runs_on_the_file_beside_it(folder: Path) -> None:
+    page = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (folder / "together.py").write_text(code)
+    run_block(command, folder)
+    assert (folder / "runs" / "together" / "loss.png").exists()
 
 
 def test_every_command_of_ours_is_in_a_block_that_runs() -> None:

@@ -4,7 +4,8 @@
 
 Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. The curve over alpha shows
 in-distribution against out-of-distribution accuracy; alpha 0.5 is the paper's choice where no
-data of the other distribution may be looked at.
+data of the other distribution may be looked at. A classifier that finetuning trained is mixed with
+the zero-shot head of the model before.
 """
 
 from __future__ import annotations
@@ -22,11 +23,20 @@ from PIL import Image
 from models.clip import Clip, load_clip, save_clip
 from schemas.errors import UserError
 from shards import places
+from trainer.classifier import (
+    Classifier,
+    Trained,
+    from_zero_shot,
+    load_classifier,
+    save_classifier,
+)
 from trainer.config import Parser
 from trainer.data_sets import GROUPS
 from trainer.devices import choose_device
 from trainer.evaluate import add_evaluation_flags, asked_data_sets, evaluate_all
-from trainer.output import output_folder
+from trainer.head import zero_shot_head
+from trainer.output import output_folder, read_run
+from trainer.templates import load_templates
 
 CURVE_NAME = "curve.json"
 PICTURE_NAME = "curve.png"
@@ -153,11 +163,16 @@ def _run(argv: Sequence[str]) -> None:
         "before": {"name": clip.name, "weights_sha256": clip.weights_sha256()},
         "after": {"name": end.name, "weights_sha256": end.weights_sha256()},
     }
+    heads = _heads(options.after, clip, device)
     curve: list[dict[str, Any]] = []
     for alpha in sorted({*options.save, *(options.alpha if data_sets else ())}):
         clip.model.load_state_dict(interpolate(before, after, alpha))
+        classifier = heads and _between(heads, alpha)
         if alpha in options.save:
             save_clip(clip, folder / f"alpha-{alpha:g}")
+            if classifier:
+                names = classifier.classes
+                save_classifier(classifier.classifier, names, folder / f"alpha-{alpha:g}")
             print(f"{folder / f'alpha-{alpha:g}'}: the model of alpha {alpha:g}")
         if data_sets and alpha in options.alpha:
             results = evaluate_all(
@@ -167,6 +182,7 @@ def _run(argv: Sequence[str]) -> None:
                 batch_size=options.batch_size,
                 threads=options.threads,
                 max_bad_fraction=options.max_bad_fraction,
+                classifier=classifier,
             )
             curve.append({"alpha": alpha} | results)
             print(_line(curve[-1]), flush=True)
@@ -175,6 +191,27 @@ def _run(argv: Sequence[str]) -> None:
         places.write_bytes(str(folder / CURVE_NAME), (json.dumps(body, indent=2) + "\n").encode())
         draw_curve(curve, folder / PICTURE_NAME)
         print(f"{folder / CURVE_NAME}, {folder / PICTURE_NAME}")
+
+
+def _heads(after: str, clip: Clip, device: torch.device) -> tuple[Classifier, Trained] | None:
+    """The classifiers at both ends, if finetuning trained one; see trainer.classifier.
+
+    Before finetuning it is the zero-shot head of the run's templates, however the run's own began.
+    """
+    trained = load_classifier(after)
+    if trained is None:
+        return None
+    told = read_run(Path(after.removeprefix("local-dir:")))
+    templates = told["inputs"]["templates"] if told else load_templates("openai")
+    head = zero_shot_head(clip.model, clip.tokenizer, trained.classes, templates, device)
+    scale: torch.Tensor = clip.model.logit_scale  # type: ignore[assignment]
+    return from_zero_shot(head, scale), trained
+
+
+def _between(heads: tuple[Classifier, Trained], alpha: float) -> Trained:
+    start, trained = heads
+    mixed = interpolate(start.state_dict(), trained.classifier.state_dict(), alpha)
+    return Trained(Classifier(mixed["weight"], mixed["bias"]), trained.classes)
 
 
 def _line(point: Mapping[str, Any]) -> str:

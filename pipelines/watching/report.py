@@ -207,8 +207,6 @@ _COLUMNS = (
     _Column("select", "score", "Retrieval scores", "cosine to the nearest finetune image"),
     _Column("caption", "texts", "Caption lengths", "words per caption", words=True),
     _Column("select", "texts", "Text lengths of pairs", "words per text", words=True),
-    _Column("caption", "clip_scores", "Caption and image", "CLIP score of each caption"),
-    _Column("caption", "clip_score", "Caption and image", "CLIP score of each caption"),
     _Column("select", "clip_score", "Text and image of pairs", "CLIP score of each pair"),
 )
 

@@ -15,6 +15,8 @@ from PIL import Image
 
 from models.clip import load_clip
 from schemas.errors import UserError
+from trainer.classifier import load_classifier
+from trainer.evaluate import main as evaluate
 from trainer.interpolate import interpolate, main
 from trainer.train import TrainResult
 
@@ -83,6 +85,32 @@ def test_models_can_be_saved_without_measuring(run: Run, clip_folder: Path, tmp_
         weights = "open_clip_model.safetensors"
         assert (output / f"alpha-{alpha}" / weights).read_bytes() == (folder / weights).read_bytes()
     assert not (output / "curve.json").exists()
+
+
+def test_a_trained_classifier_is_mixed_with_the_zero_shot_head(
+    run: Run, clip_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    after, output = run("--method", "ft", "--epochs", "4").output, tmp_path / "wise"
+    argv = f"--before {clip_folder} --after {after} --id {images} --alpha 0 0.5 1 --save 0 0.5 1"
+    assert main(f"{argv} --output {output} --device cpu --templates simple".split()) == 0
+    found = [load_classifier(output / f"alpha-{alpha}") for alpha in ("0", "0.5", "1")]
+    trained = load_classifier(after)
+    assert trained is not None
+    heads = []
+    for one in found:
+        assert one is not None
+        assert one.classes == trained.classes
+        heads.append(one.classifier.weight.detach())
+    assert torch.equal(heads[2], trained.classifier.weight.detach())
+    torch.testing.assert_close(heads[1], (heads[0] + heads[2]) / 2)
+    curve = json.loads((output / "curve.json").read_text())["curve"]
+    measured = []
+    for model, head in ((clip_folder, "zero-shot"), (after, "auto")):
+        out = tmp_path / "one.json"
+        flags = f"--model {model} --id {images} --head {head} --output {out} --device cpu"
+        assert evaluate([*flags.split(), "--templates", "simple"]) == 0
+        measured.append(json.loads(out.read_text())["id"])
+    assert [curve[0]["id"], curve[2]["id"]] == measured
 
 
 @pytest.mark.parametrize(
