@@ -17,13 +17,12 @@ from typing import Any
 import apache_beam as beam
 import faiss
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.contest import conditions, parser, report
 from benchmarks.vectors import clustered, no_screen, write_embeddings
 from pipelines.embedding.embed import FINETUNE, POOL
-from pipelines.parts import Part, part_place
+from pipelines.parts import Part, read_table, required_part
 from pipelines.retrieval.options import INDEXES, RetrieveConfig
 from pipelines.retrieval.retrieve import Retrieve, index_info
 from pipelines.retrieval.rule import APPROXIMATE
@@ -54,7 +53,7 @@ def found_rows(work: str, queries: list[Part], per_part: int, k: int) -> NDArray
     """The neighbours' rows over the whole pool, [N, k]; -1 where there are fewer."""
     found = []
     for part in queries:
-        table = pq.read_table(part_place(work, "retrieve", part.number))
+        table = read_table(work, required_part(work, "retrieve", part.number))
         rows = np.full((part.rows, k), -1, np.int64)
         at = (table["query"].to_numpy(), table["rank"].to_numpy())
         rows[at] = table["pool_part"].to_numpy().astype(np.int64) * per_part

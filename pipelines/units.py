@@ -77,7 +77,7 @@ class ReadUnits(beam.PTransform):  # type: ignore[misc]
 
 def read_units(place: str) -> Iterator[Unit]:
     """The units of a list, in order; slices of lists of files come without their items."""
-    table = _open(place).read()
+    table = _open(place).read(use_threads=False)
     root = table.schema.metadata[_ROOT].decode()
     folder = places.parent_and_name(place)[0]
     columns = (table.column(name).to_pylist() for name in UNITS.names)
@@ -88,7 +88,7 @@ def read_units(place: str) -> Iterator[Unit]:
 
 def unit_names(place: str) -> list[str]:
     """The names of a list's units, in order."""
-    names: list[str] = _open(place).read(columns=["name"]).column("name").to_pylist()
+    names: list[str] = _open(place).read(["name"], use_threads=False).column("name").to_pylist()
     return names
 
 
@@ -101,7 +101,7 @@ def with_items(unit: Unit) -> Unit:
     if unit.listed is None or unit.items:
         return unit
     place, at = unit.listed
-    rows = _open(place).read_row_group(at % SLICES_A_FILE).to_pylist()
+    rows = _open(place).read_row_group(at % SLICES_A_FILE, use_threads=False).to_pylist()
     return replace(unit, items=tuple(_item(row) for row in rows))
 
 

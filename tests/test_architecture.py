@@ -69,6 +69,18 @@ def test_nothing_untrusted_is_unpickled(path: Path) -> None:
         assert settings.get("shell") != "True", f"line {call.lineno}"
 
 
+@pytest.mark.parametrize("path", [p for _, p in FILES], ids=lambda p: str(p.relative_to(ROOT)))
+def test_parquet_is_read_without_threads_of_pyarrow(path: Path) -> None:
+    """They let go of Python's file after its interpreter has gone: the command then aborts."""
+    for call in (
+        n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)
+    ):
+        name, words = ast.unparse(call.func), {word.arg for word in call.keywords}
+        assert name != "pq.read_table", f"line {call.lineno}: pipelines.parts.read_parquet"
+        if name.endswith((".read_row_group", ".iter_batches")) or "ParquetFile(" in name:
+            assert "use_threads" in words, f"line {call.lineno}"
+
+
 def test_the_check_sees_what_it_must() -> None:
     tree = ast.parse("def f():\n    from trainer import loop\n    import apache_beam.io\n")
     found = set(imports(tree))

@@ -64,7 +64,8 @@ def take_rows(place: str, rows: Sequence[int], columns: Sequence[str]) -> pa.Tab
             stop = start + file.metadata.row_group(group).num_rows
             inside = wanted[(wanted >= start) & (wanted < stop)]
             if len(inside):
-                found.append(_numbered(file.read_row_group(group, stored), inside, start))
+                held = file.read_row_group(group, stored, use_threads=False)
+                found.append(_numbered(held, inside, start))
             start = stop
         if not found:
             found.append(_numbered(file.schema_arrow.empty_table(), wanted[:0], 0))

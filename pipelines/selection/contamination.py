@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.embedding.vectors import Vectors, check_sha256
-from pipelines.parts import Part, part_place
+from pipelines.parts import Part, read_table
 from pipelines.selection.copies import COPY, Thumbnail, View, both_ways, likeness
 from pipelines.selection.evaluation import thumbnails_place
 from shards import places
@@ -138,8 +137,7 @@ class EvaluationImages:
         return self._names[number][row]
 
     def _column(self, part: Part, name: str) -> list[str]:
-        with places.open_read(part_place(self._work, part.stage, part.number)) as file:
-            column: list[str] = pq.read_table(file, columns=[name]).column(name).to_pylist()
+        column: list[str] = read_table(self._work, part, [name]).column(name).to_pylist()
         return column
 
 

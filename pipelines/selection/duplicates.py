@@ -14,14 +14,12 @@ from typing import Any, TypeAlias, cast
 
 import apache_beam as beam
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.embedding import embed
 from pipelines.embedding.vectors import Vectors
-from pipelines.parts import Part, part_place, read_table, required_part
+from pipelines.parts import Part, read_table, required_part
 from pipelines.selection.verdicts import Entry, Verdict
-from shards import places
 
 Edge: TypeAlias = "tuple[int, int, int, int]"
 """Part and row of a candidate, then those of another with almost the same image; ascending."""
@@ -56,8 +54,7 @@ class SameFiles(beam.PTransform):  # type: ignore[misc]
 
 def _finetune_files(part: Part, work: str) -> Iterator[tuple[str, str]]:
     columns = ["image_sha256", "source_key"]
-    with places.open_read(part_place(work, part.stage, part.number)) as file:
-        table = pq.read_table(file, columns=columns)
+    table = read_table(work, part, columns)
     yield from zip(*(table.column(name).to_pylist() for name in columns), strict=True)
 
 

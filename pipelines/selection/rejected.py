@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.parts import read_parquet
 from schemas.errors import BadSample, UserError
 from schemas.tables import REJECTED
 from shards import places
@@ -55,8 +56,7 @@ def read_rejected(work: str) -> Iterator[pa.Table]:
     if not names:
         raise UserError(f"{folder!r} holds no rejected pairs; name the work folder of a build.")
     for name in names:
-        with places.open_read(places.join(folder, name)) as file:
-            yield pq.read_table(file)
+        yield read_parquet(places.join(folder, name))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -126,7 +126,7 @@ def _pairs(work: str, pool: Part) -> Iterator[dict[str, Any]]:
         file = pq.ParquetFile(opened)
         nothing = dict.fromkeys(wanted)
         columns = [name for name in wanted if name in file.schema_arrow.names]
-        for batch in file.iter_batches(_BATCH, columns=columns):
+        for batch in file.iter_batches(_BATCH, columns=columns, use_threads=False):
             for pair in batch.to_pylist():
                 yield nothing | pair
 

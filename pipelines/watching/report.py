@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.parts import Part, part_place, read_part
+from pipelines.parts import Part, part_place, read_parquet, read_part
 from pipelines.watching.progress import ASSEMBLE, Progress, StageProgress
 from pipelines.watching.timing import read_timing
 from schemas.errors import UserError
@@ -236,7 +236,7 @@ def _values(work: str, part: Part, column: _Column) -> NDArray[np.float64]:
             held = pq.ParquetFile(file)
             if column.name not in held.schema_arrow.names:
                 return np.zeros(0)
-            values = held.read(columns=[column.name]).column(column.name)
+            values = held.read([column.name], use_threads=False).column(column.name)
     except (UserError, OSError, pa.ArrowException):
         return np.zeros(0)
     while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
@@ -283,7 +283,6 @@ def _a_few_at_a_time(pool: ThreadPoolExecutor, files: list[str]) -> Iterator[pa.
 
 def _table(place: str) -> pa.Table | None:
     try:
-        with places.open_read(place) as file:
-            return pq.read_table(file)
+        return read_parquet(place)
     except (UserError, OSError, pa.ArrowException):
         return None

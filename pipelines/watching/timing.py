@@ -22,10 +22,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from pipelines.parts import Part, part_place
+from pipelines.parts import Part, read_table
 from schemas.errors import UserError
 from shards import places
 
@@ -38,9 +37,7 @@ def timed(work: str, make: Callable[[], Part]) -> Part:
     part = make()
     note(work, part.stage, part.number, time.perf_counter() - began)
     if part.stage in READ_IMAGES:
-        with places.open_read(part_place(work, part.stage, part.number)) as file:
-            sizes = pq.read_table(file, columns=["size"]).column("size")
-        total = pc.sum(sizes).as_py() or 0
+        total = pc.sum(read_table(work, part, ["size"]).column("size")).as_py() or 0
         Metrics.distribution(part.stage, "part_image_bytes").update(total)
     return part
 
