@@ -25,10 +25,10 @@ from shards import places
 from shards.decoding import Tally, decoded_batches
 from shards.sources import Sample, Source
 from trainer.classifier import Classifier, Trained, classifier_for, load_classifier
-from trainer.config import Parser
 from trainer.data_sets import GROUPS, DataSet, open_data_sets
 from trainer.devices import choose_device
 from trainer.head import zero_shot_head
+from trainer.options import Parser
 from trainer.results import table
 from trainer.templates import load_templates
 

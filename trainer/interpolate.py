@@ -30,11 +30,11 @@ from trainer.classifier import (
     load_classifier,
     save_classifier,
 )
-from trainer.config import Parser
 from trainer.data_sets import GROUPS
 from trainer.devices import choose_device
 from trainer.evaluate import add_evaluation_flags, asked_data_sets, evaluate_all
 from trainer.head import zero_shot_head
+from trainer.options import Parser
 from trainer.output import output_folder, read_run
 from trainer.templates import load_templates
 

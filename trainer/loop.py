@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,17 +12,13 @@ import torch
 from schemas.errors import UserError
 from trainer.checkpoint import save_state
 from trainer.data import Batch
-from trainer.devices import autocast
-from trainer.draws import Stream, draw_seed
 from trainer.metrics import BadSamples, MetricsFile, Progress
-from trainer.objective.features import Features
-from trainer.objective.terms import Loss, objective, wanted
+from trainer.objective.terms import Loss
 from trainer.optim import clamp_logit_scale, learning_rate, set_learning_rate
-from trainer.parallel import grad_cache
-from trainer.parallel.gather import gather_rows
 from trainer.parallel.processes import World
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Leg, Plan
+from trainer.step import train_step
 
 
 def run_loop(
@@ -99,69 +94,6 @@ def run_loop(
     finally:
         metrics.close()
         progress.close()
-
-
-def train_step(
-    model: Wrapped,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    leg: Leg,
-    plan: Plan,
-    step: int,
-    rank: int = 0,
-) -> Loss | None:
-    """One step of the optimiser on one batch, which is on the model's device.
-
-    Returns:
-        The loss, or None where the batch has nothing to learn from; then nothing moves.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    device = batch.classes.device
-    inputs = wanted(leg.terms, batch)
-
-    def value(features: Features) -> Loss | None:
-        return objective(leg.terms, features, batch, model.towers, gather_rows)
-
-    if plan.chunk is None:
-        with _seeded(draw_seed(plan.seed, Stream.FORWARD, step, rank), device):
-            with autocast(device, plan.precision):
-                features = model(inputs)
-            loss = value(features)
-            if loss is not None:
-                loss.total.backward()  # type: ignore[no-untyped-call]
-    else:
-
-        def encode(some: grad_cache.Inputs) -> Features:
-            with autocast(device, plan.precision):
-                features: Features = model.towers(some)
-            return features
-
-        loss = grad_cache.backward(
-            encode,
-            inputs,
-            value,
-            chunk=plan.chunk,
-            seeded=lambda number: _seeded(
-                draw_seed(plan.seed, Stream.FORWARD, step, rank, number), device
-            ),
-        )
-        if loss is not None:
-            model.exchange()
-    if loss is None:
-        return None
-    if plan.clip_grad is not None:
-        torch.nn.utils.clip_grad_norm_(model.towers.parameters(), plan.clip_grad)
-    optimizer.step()
-    clamp_logit_scale(model.towers.model)
-    return loss
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """What the towers draw depends on the step alone; the caller's generators are left alone."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _values(loss: Loss, step: int) -> dict[str, float]:

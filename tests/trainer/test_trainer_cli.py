@@ -20,10 +20,10 @@ from trainer.config import (
     RunConfig,
     TrainConfig,
     check,
-    flag,
     parse,
 )
 from trainer.metrics import read_metrics
+from trainer.options import flag
 from trainer.train import TrainResult
 
 Run = Callable[..., TrainResult]

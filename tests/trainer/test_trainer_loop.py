@@ -13,7 +13,7 @@ from schemas.errors import UserError
 from trainer.config import OptimConfig
 from trainer.data import Batch
 from trainer.draws import Stream, draw_seed, generator
-from trainer.loop import run_loop, train_step
+from trainer.loop import run_loop
 from trainer.methods.method import TOWERS
 from trainer.metrics import BadSamples, MetricsFile, read_metrics
 from trainer.objective.contrastive import MAX_LOG_SCALE
@@ -23,6 +23,7 @@ from trainer.optim import make_optimizer
 from trainer.parallel.processes import World
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Leg, Plan
+from trainer.step import train_step
 
 TERMS = (Contrastive("class_text", 1.0, "finetune", "class"),)
 LEG = Leg(start=0, stop=2, warmup=0, lr=1e-3, terms=TERMS, trains=TOWERS)

@@ -24,7 +24,6 @@ from forks import FORKS
 
 from trainer.config import OptimConfig, TrainConfig
 from trainer.data import Batch
-from trainer.loop import train_step
 from trainer.methods.arf import ARF
 from trainer.methods.method import TOWERS, AnchorWeights, Ingredients
 from trainer.metrics import read_metrics
@@ -35,6 +34,7 @@ from trainer.parallel.gather import gather_rows
 from trainer.parallel.processes import World
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Leg, Plan
+from trainer.step import train_step
 from trainer.train import TrainResult, train
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,0 +1,82 @@
+"""One step of the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from trainer.data import Batch
+from trainer.devices import autocast
+from trainer.draws import Stream, draw_seed
+from trainer.objective.features import Features
+from trainer.objective.terms import Loss, objective, wanted
+from trainer.optim import clamp_logit_scale
+from trainer.parallel import grad_cache
+from trainer.parallel.gather import gather_rows
+from trainer.parallel.wrapped import Wrapped
+from trainer.plan import Leg, Plan
+
+
+def train_step(
+    model: Wrapped,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    leg: Leg,
+    plan: Plan,
+    step: int,
+    rank: int = 0,
+) -> Loss | None:
+    """One step of the optimiser on one batch, which is on the model's device.
+
+    Returns:
+        The loss, or None where the batch has nothing to learn from; then nothing moves.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    device = batch.classes.device
+    inputs = wanted(leg.terms, batch)
+
+    def value(features: Features) -> Loss | None:
+        return objective(leg.terms, features, batch, model.towers, gather_rows)
+
+    if plan.chunk is None:
+        with _seeded(draw_seed(plan.seed, Stream.FORWARD, step, rank), device):
+            with autocast(device, plan.precision):
+                features = model(inputs)
+            loss = value(features)
+            if loss is not None:
+                loss.total.backward()  # type: ignore[no-untyped-call]
+    else:
+
+        def encode(some: grad_cache.Inputs) -> Features:
+            with autocast(device, plan.precision):
+                features: Features = model.towers(some)
+            return features
+
+        loss = grad_cache.backward(
+            encode,
+            inputs,
+            value,
+            chunk=plan.chunk,
+            seeded=lambda number: _seeded(
+                draw_seed(plan.seed, Stream.FORWARD, step, rank, number), device
+            ),
+        )
+        if loss is not None:
+            model.exchange()
+    if loss is None:
+        return None
+    if plan.clip_grad is not None:
+        torch.nn.utils.clip_grad_norm_(model.towers.parameters(), plan.clip_grad)
+    optimizer.step()
+    clamp_logit_scale(model.towers.model)
+    return loss
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What the towers draw depends on the step alone; the caller's generators are left alone."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
