@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
@@ -162,6 +164,9 @@ def save_tensors(
         tensors: on any device.
         path: local; its folder is made if it is not there.
         metadata: kept in the file's header.
+
+    Raises:
+        UserError: it may not be written there, or the disk is full.
     """
     seen: set[int] = set()
     apart: dict[str, torch.Tensor] = {}
@@ -172,7 +177,13 @@ def save_tensors(
         seen.add(storage)
     with places.atomic_write(str(path)) as file:
         mode = os.fstat(file.fileno()).st_mode
-        safetensors.torch.save_file(apart, file.name, metadata or {"format": "pt"})
+        try:
+            safetensors.torch.save_file(apart, file.name, metadata or {"format": "pt"})
+        except safetensors.SafetensorError as error:  # a full disk is told in its text alone
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         # That made a new file under the name: it needs the mode and the sync of the old one.
         Path(file.name).chmod(mode)
         with Path(file.name).open("rb") as written:

@@ -43,6 +43,7 @@ class Batch:
         classes: of the finetune images, int64 [B].
         rows: of texts that belong to some of the finetune images only: which, int64 [N].
         bad: the images left out.
+        keys: of the images that are there, by the name of the images, in their order.
     """
 
     images: Mapping[str, torch.Tensor]
@@ -50,6 +51,7 @@ class Batch:
     classes: torch.Tensor
     rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
     bad: tuple[Bad, ...] = ()
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -68,6 +70,7 @@ class Batch:
             function(self.classes),
             every(self.rows),
             self.bad,
+            self.keys,
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -189,6 +192,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
             number: [] for number, share in enumerate(self.shares) if share.captions is not None
         }
         rows: dict[int, list[int]] = {number: [] for number in captions}
+        keys: dict[str, list[str]] = {"finetune": []}
         epoch, chosen = self.order.at(step, self._rank, self._world)
         for i in chosen.tolist():
             try:
@@ -203,6 +207,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
                     rows[number].append(len(images))
             label = int(self.index.label[i])
             images.append(image)
+            keys["finetune"].append(self.index.key(i))
             labels.append(label)
             texts.append(self._class_text(epoch, i, label))
         all_images = {"finetune": self._stack(images)}
@@ -211,7 +216,8 @@ class TrainingBatches(Dataset["Batch | UserError"]):
             all_texts[self.shares[number].captions_name] = self._tokens(found)
         for number in self.pair_orders:
             name = self.shares[number].pairs_name
-            pair_images, pair_texts = self._pairs(number, step, reader, bad)
+            keys[name] = []
+            pair_images, pair_texts = self._pairs(number, step, reader, bad, keys[name])
             all_images[name], all_texts[name] = self._stack(pair_images), self._tokens(pair_texts)
         return Batch(
             all_images,
@@ -222,6 +228,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
                 for number, found in rows.items()
             },
             tuple(bad),
+            {name: tuple(found) for name, found in keys.items()},
         )
 
     def _finetune_image(self, epoch: int, i: int, reader: RangeReader) -> torch.Tensor:
@@ -246,7 +253,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         return captions.anchors.texts.draw(row, random)
 
     def _pairs(
-        self, number: int, step: int, reader: RangeReader, bad: list[Bad]
+        self, number: int, step: int, reader: RangeReader, bad: list[Bad], keys: list[str]
     ) -> tuple[list[torch.Tensor], list[str]]:
         pairs = self.shares[number].pairs
         assert pairs is not None
@@ -255,14 +262,15 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         epoch, chosen = self.pair_orders[number].at(step, self._rank, self._world)
         for i in chosen.tolist():
             what = (number, epoch, i)
+            key = str(pairs.keys[i].as_py())
             try:
                 data = pairs.read(i, reader)
                 image = self._decode(data, draw_seed(self._seed, Stream.ANCHOR_CROP, *what))
             except BadSample as problem:
-                key = str(pairs.keys[i].as_py())
                 bad.append((self.shares[number].pairs_name, key, problem.reason, problem.detail))
                 continue
             images.append(image)
+            keys.append(key)
             random = generator(self._seed, Stream.ANCHOR_TEXT, *what)
             texts.append(pairs.texts.draw(i, random))
         return images, texts

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from schemas.errors import UserError
-from trainer.checkpoint import save_state
+from trainer.checkpoint import Stateful, save_state
 from trainer.data import Batch
 from trainer.metrics import BadSamples, MetricsFile, Progress
 from trainer.objective.terms import Loss
@@ -90,7 +90,8 @@ def run_loop(
                 bad.end_epoch()
             every = plan.checkpoint_every
             if (epoch_ends or (every is not None and done % every == 0)) and world.first:
-                save_state(folder, done, model.towers, optimizer, {"bad": bad.state()})
+                parts: dict[str, Stateful] = {"model": model.towers, "optimizer": optimizer}
+                save_state(folder, done, parts, {"bad": bad.state()})
     finally:
         metrics.close()
         progress.close()

@@ -14,7 +14,7 @@ import torch
 from models.clip import Clip, load_clip, resolve, save_clip
 from schemas.errors import UserError
 from shards import places
-from trainer.checkpoint import drop_state, load_state
+from trainer.checkpoint import Stateful, drop_state, load_state
 from trainer.classifier import (
     Classifier,
     at_random,
@@ -140,7 +140,8 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
     model = Wrapped(towers, world)
     optimizer = make_optimizer(towers, config.optim)
     bad = BadSamples(config.data.max_bad_fraction, samples_per_epoch(dataset))
-    state = load_state(folder, towers, optimizer)
+    parts: dict[str, Stateful] = {"model": towers, "optimizer": optimizer}
+    state = load_state(folder, parts, quiet=not world.first)
     start = 0
     if state is not None:
         start = int(state["step"])

@@ -75,14 +75,16 @@ def test_load_state_restores_what_save_state_saved(tmp_path: Path) -> None:
         optimizer.step()
 
     model, optimizer = make(1)
-    assert load_state(tmp_path, model, optimizer) is None
+    parts = {"model": model, "optimizer": optimizer}
+    assert load_state(tmp_path, parts) is None
     for number in (1, 2):
         step(model, optimizer)
-        save_state(tmp_path, number, model, optimizer, {"note": number})
+        save_state(tmp_path, number, parts, {"note": number})
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000002.safetensors"]
     assert has_state(tmp_path)
     other, other_optimizer = make(2)
-    assert load_state(tmp_path, other, other_optimizer) == {"step": 2, "note": 2}
+    others = {"model": other, "optimizer": other_optimizer}
+    assert load_state(tmp_path, others) == {"step": 2, "note": 2}
     step(model, optimizer)
     step(other, other_optimizer)
     for left, right in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
