@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from schemas.errors import UserError
 from trainer.config import parse
 from trainer.results import table
+from trainer.signals import STOPPED_STATUS, Stopped
 from trainer.train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; 0 when the run is finished, 2 when something must be mended first."""
+    """Train; 0 when the run is finished, 2 when something must be mended, 143 after a signal."""
     # The loader's processes are the parallelism; tokenizers would warn that they fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -21,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"anchorft-train: error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"anchorft-train: {stopped}.", file=sys.stderr)
+        return STOPPED_STATUS
     except KeyboardInterrupt:
         print("anchorft-train: stopped; the same command goes on.", file=sys.stderr)
         return 130

@@ -116,6 +116,30 @@ class RunConfig:
     checkpoint_every: int | None = option(
         "steps between two checkpoints, beside the one after every epoch", None, harmless=True
     )
+    keep_last: int = option("checkpoints to keep while it runs", 1, harmless=True)
+    eval_every: int | None = option(
+        "epochs between two measurements on the --eval-* data while it trains (default: at the "
+        "end only)",
+        None,
+        harmless=True,
+    )
+    best: str | None = option(
+        "keep the model that does best at these measurements in OUTPUT/best: id, shift or "
+        "zero_shot (a group's mean top-1), or GROUP/NAME/top1, /top5 or /mean_per_class "
+        "(default: only the last one)",
+        None,
+        harmless=True,
+    )
+    max_nonfinite: int = option(
+        "end the run at so many steps whose loss or gradient is no number; they are skipped",
+        10,
+        harmless=True,
+    )
+    track: tuple[str, ...] = option(
+        "where metrics go beside metrics.jsonl: tensorboard (default: nowhere)",
+        (),
+        harmless=True,
+    )
     eval_id: tuple[str, ...] = option(
         "in-distribution data to measure at the end: PATH or NAME=PATH", (), harmless=True
     )
@@ -218,6 +242,9 @@ def check(config: TrainConfig) -> None:
         ("--seed", run.seed, 0),
         ("--log-every", run.log_every, 1),
         ("--checkpoint-every", run.checkpoint_every, 1),
+        ("--keep-last", run.keep_last, 1),
+        ("--eval-every", run.eval_every, 1),
+        ("--max-nonfinite", run.max_nonfinite, 1),
     ]
     for name, value, bound in least:
         if value is not None and value < bound:
@@ -239,3 +266,7 @@ def check(config: TrainConfig) -> None:
             raise UserError("--anchor-batch-size needs anchors; give --anchors, or leave it.")
     elif data.anchor_batch_size and loss.lambda_itp and not any(loss.lambda_itp):
         raise UserError("--anchor-batch-size means nothing with --lambda-itp 0; leave one out.")
+    if run.eval_every is not None and not (run.eval_id or run.eval_shift or run.eval_zero_shot):
+        raise UserError("--eval-every needs data to measure on; give --eval-id, or leave it out.")
+    if run.best is not None and run.eval_every is None:
+        raise UserError("--best needs measurements while training; give --eval-every 1.")

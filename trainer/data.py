@@ -21,6 +21,7 @@ from shards.reader import RangeReader
 from trainer.captions import Captions
 from trainer.draws import Order, Stream, draw_seed, generator
 from trainer.index import Anchors, ImageIndex
+from trainer.signals import ignore_signals
 from trainer.templates import fill
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -317,6 +318,7 @@ def load_batches(
         collate_fn=_as_it_is,
         pin_memory=pin,
         prefetch_factor=1 if workers else None,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # its own, so that torch's global one is left alone
     )
     for item in loader:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+import torch
 from tqdm import tqdm
 
 from schemas.errors import UserError
 from shards import places
-from trainer.data import Bad
+from trainer.data import Bad, Batch
+from trainer.trackers import Tracker, open_trackers
 
 METRICS_NAME = "metrics.jsonl"
 _EXAMPLES = 5
 _SECONDS = 20.0
+_MAXRSS_MIB = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
 
 
 @dataclass
@@ -83,15 +87,23 @@ class MetricsFile:
         start: the step that the run (re)starts at; lines of later steps, which will be written
             again, are removed, and so is a line that a crash cut short.
         quiet: write nothing; another process does.
+        track: trackers that get every line too, by name.
+
+    Raises:
+        UserError: a tracker's package is not installed.
     """
 
-    def __init__(self, folder: Path, start: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path, start: int, *, quiet: bool = False, track: Sequence[str] = ()
+    ) -> None:
         self._file: BinaryIO | None = None
+        self._trackers: list[Tracker] = []
         if quiet:
             return
         path = folder / METRICS_NAME
         kept = [line for line in read_metrics(folder) if line["step"] <= start]
         places.write_bytes(str(path), b"".join(_line(entry) for entry in kept))
+        self._trackers = open_trackers(track, folder, kept)
         self._file = path.open("ab")
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -99,11 +111,15 @@ class MetricsFile:
         if self._file is not None:
             self._file.write(_line(entry))
             self._file.flush()
+        for tracker in self._trackers:
+            tracker.write(entry)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and the trackers."""
         if self._file is not None:
             self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _line(entry: dict[str, Any]) -> bytes:
@@ -120,6 +136,57 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         if line.endswith(b"\n"):
             entries.append(json.loads(line))
     return entries
+
+
+MEASURED = ("images_per_second", "data_wait", "peak_memory_mib")
+"""What a line says of the machine; everything else follows from seed, step and data."""
+
+
+class Pace:
+    """Batches, and how long the loop waited for them.
+
+    Args:
+        batches: passed on in their order.
+
+    Attributes:
+        images: trained on in this lap; the loop counts them.
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = batches
+        self.start_lap()
+
+    def __iter__(self) -> Iterator[Batch]:
+        source = iter(self._batches)
+        while True:
+            before = time.monotonic()
+            batch = next(source, None)
+            self._waited += time.monotonic() - before
+            if batch is None:
+                return
+            yield batch
+
+    def start_lap(self) -> None:
+        """Begin to count anew."""
+        self._began, self._waited, self.images = time.monotonic(), 0.0, 0
+
+    def lap(self, device: torch.device) -> dict[str, float]:
+        """Images a second, share of the time spent waiting for data, and peak memory so far.
+
+        Memory is what torch held on a GPU, else what this process held, in MiB.
+        """
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(device) / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MAXRSS_MIB
+        found = (
+            round(self.images / seconds, 1),
+            round(self._waited / seconds, 4),
+            round(peak, 1),
+        )
+        self.start_lap()
+        return dict(zip(MEASURED, found, strict=True))
 
 
 class Progress:
@@ -164,7 +231,10 @@ class Progress:
         self._bar.close()
 
 
-_NOT_DRAWN = {"step", "epoch", "logit_scale", "lr", "images_per_second", "bad"}
+_NOT_DRAWN = {
+    *("step", "epoch", "grad_norm", "logit_scale", "lr", "bad", "nonfinite", "eval"),
+    *MEASURED,
+}
 
 
 def _drawn(entries: list[dict[str, Any]]) -> list[str]:

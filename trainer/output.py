@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from models.clip import CONFIG_NAME
 from schemas.errors import UserError
 from shards import places
+from trainer.best import BEST
 from trainer.checkpoint import drop_state, has_state
 from trainer.config import TrainConfig
+from trainer.faults import NONFINITE_NAME
 from trainer.metrics import METRICS_NAME
+from trainer.trackers.tensorboard import FOLDER as TENSORBOARD
 
 RUN_NAME = "config.json"
 RESULTS_NAME = "results.json"
@@ -71,8 +75,11 @@ def _say(value: Any) -> str:
 
 def clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the model's config first."""
-    for name in (CONFIG_NAME, RUN_NAME, METRICS_NAME, RESULTS_NAME, LOSS_NAME):
+    files = (CONFIG_NAME, RUN_NAME, METRICS_NAME, RESULTS_NAME, LOSS_NAME, NONFINITE_NAME)
+    for name in files:
         (folder / name).unlink(missing_ok=True)
+    for name in (BEST, TENSORBOARD):
+        shutil.rmtree(folder / name, ignore_errors=True)
     drop_state(folder)
 
 

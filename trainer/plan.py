@@ -44,6 +44,8 @@ class Plan:
         chunk: images or texts that are encoded at once (GradCache), or None for all.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_every: steps between two checkpoints, or None for epochs only.
+        keep_last: checkpoints to keep.
+        eval_every: epochs between two measurements, or None for none before the end.
     """
 
     steps_per_epoch: int
@@ -54,6 +56,8 @@ class Plan:
     chunk: int | None = None
     log_every: int = 10
     checkpoint_every: int | None = None
+    keep_last: int = 1
+    eval_every: int | None = None
 
     @property
     def total(self) -> int:

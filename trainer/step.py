@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from trainer.data import Batch
 from trainer.devices import autocast
 from trainer.draws import Stream, draw_seed
+from trainer.faults import Statistics, gradient_norm, update_if
 from trainer.objective.features import Features
 from trainer.objective.terms import Loss, objective, wanted
 from trainer.optim import clamp_logit_scale
@@ -31,9 +33,12 @@ def train_step(
     """One step of the optimiser on one batch, which is on the model's device.
 
     Returns:
-        The loss, or None where the batch has nothing to learn from; then nothing moves.
+        The loss, or None where the batch has nothing to learn from; then nothing moves. Nor does
+        anything where the loss or its gradient is no number: ``finite`` says so, the same in all
+        processes, whose gradients are the same.
     """
     optimizer.zero_grad(set_to_none=True)
+    statistics = Statistics(model.towers)
     device = batch.classes.device
     inputs = wanted(leg.terms, batch)
 
@@ -67,11 +72,12 @@ def train_step(
             model.exchange()
     if loss is None:
         return None
-    if plan.clip_grad is not None:
-        torch.nn.utils.clip_grad_norm_(model.towers.parameters(), plan.clip_grad)
-    optimizer.step()
+    norm = gradient_norm(list(model.towers.parameters()), plan.clip_grad)
+    finite = loss.total.detach().isfinite() & norm.isfinite()
+    update_if(optimizer, finite)
+    statistics.restore_unless(finite)
     clamp_logit_scale(model.towers.model)
-    return loss
+    return replace(loss, grad_norm=norm, finite=finite)
 
 
 @contextmanager

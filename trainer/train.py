@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from models.clip import Clip, load_clip, resolve, save_clip
+from models.clip import Clip, load_clip, resolve
 from schemas.errors import UserError
 from shards import places
+from trainer.best import Measuring, best_by, save_model
 from trainer.checkpoint import Stateful, drop_state, load_state
 from trainer.classifier import (
     Classifier,
+    Trained,
     at_random,
     from_zero_shot,
     load_classifier,
-    save_classifier,
 )
 from trainer.config import TrainConfig, check
 from trainer.data import TrainingBatches, load_batches, train_transform
@@ -28,6 +29,7 @@ from trainer.data_sets import DataSet, open_data_sets
 from trainer.devices import choose_device, choose_precision
 from trainer.draws import Order
 from trainer.evaluate import evaluate_all
+from trainer.faults import NONFINITE_NAME, NonFinite
 from trainer.head import zero_shot_head
 from trainer.inputs import open_finetune, open_sets, open_shares, resolve_weights, say, set_names
 from trainer.loop import run_loop
@@ -48,6 +50,7 @@ from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Leg, Plan
 from trainer.templates import templates_for
+from trainer.trackers import check_trackers
 
 PROBE_EPOCHS, PROBE_LR = 5, 1e-3
 
@@ -91,6 +94,8 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
             "zero_shot": config.run.eval_zero_shot,
         }
     )
+    best = best_by(config.run.best, measured) if config.run.best is not None else None
+    check_trackers(config.run.track)
     sets = open_sets(config)
     about_sets = [
         {"name": name, "digest": one.manifest.digest}
@@ -146,24 +151,53 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
     if state is not None:
         start = int(state["step"])
         bad.restore(state["bad"])
+        if best is not None:
+            best.restore(state["best"])
         say(f"going on after step {start:,} of {plan.total:,}", world)
+    skipped = 0 if state is None else int(state["nonfinite"])
+    most = config.run.max_nonfinite
+    nonfinite = NonFinite(folder, start, most=most, world=world, skipped=skipped)
+    head = None
+    if isinstance(towers.head, Classifier):
+        head = Trained(towers.head, tuple(index.classes))
+    bad_share = config.data.max_bad_fraction
+    measuring = Measuring(clip, head, measured, folder, world.device, bad_share, best)
     say(f"training: {describe(method, plan, dataset, world)}", world)
     if start < plan.total:
         workers = config.data.workers
         workers = min(8, os.cpu_count() or 1) if workers is None else workers
         pin = world.device.type == "cuda"
         batches = load_batches(dataset, start, plan.total, workers=workers, pin=pin)
-        run_loop(model, optimizer, batches, plan, start=start, world=world, folder=folder, bad=bad)
+        run_loop(
+            model,
+            optimizer,
+            batches,
+            plan,
+            start=start,
+            world=world,
+            folder=folder,
+            bad=bad,
+            parts=parts,
+            nonfinite=nonfinite,
+            measuring=measuring if plan.eval_every is not None else None,
+            track=config.run.track,
+        )
     if bad.total:
         say(f"left out: {bad.describe()}; for example {'; '.join(bad.examples)}", world)
+    if nonfinite.skipped:
+        say(f"skipped: {nonfinite.skipped:,} steps, see {NONFINITE_NAME}", world)
     results = None
     if world.first:
         clip.model.eval()
-        if isinstance(towers.head, Classifier):
-            save_classifier(towers.head, index.classes, folder)
-        save_clip(clip, folder)
+        save_model(clip, head, folder)
         plot_losses(folder)
-        results = measure(config, folder, clip, measured, world.device) if measured else None
+        if measured:
+            last, held = measuring.last or (0, None)
+            results = measure(
+                config, folder, clip, measured, world.device, held if last == plan.total else None
+            )
+            if best is not None:
+                results = write_results(folder, results | {"best": best.state()})
         drop_state(folder)  # last: a folder without it, and with a model, is a finished run
     return TrainResult(folder, plan.total, dict(bad.total), results)
 
@@ -215,6 +249,8 @@ def make_plan(
         chunk=config.run.chunk_size,
         log_every=config.run.log_every,
         checkpoint_every=config.run.checkpoint_every,
+        keep_last=config.run.keep_last,
+        eval_every=config.run.eval_every,
     )
 
 
@@ -313,21 +349,27 @@ def measure(
     clip: Clip,
     data_sets: Sequence[DataSet],
     device: torch.device,
+    known: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the finished model and write results.json; returns what it holds.
+    """Evaluate the finished model, unless its results are known, and write results.json.
 
     A classifier that the run trained is used where it knows the classes; see trainer.evaluate.
 
     Raises:
         UserError: a data set has no images, or too many bad ones.
     """
-    results = evaluate_all(
+    results = known or evaluate_all(
         clip,
         data_sets,
         device=device,
         max_bad_fraction=config.data.max_bad_fraction,
         classifier=load_classifier(folder),
     )
+    return write_results(folder, results)
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Write results.json; returns what it holds."""
     places.write_bytes(str(folder / RESULTS_NAME), (json.dumps(results, indent=2) + "\n").encode())
     return results
 
@@ -341,4 +383,7 @@ def measure_again(
     known = set() if held is None else set(held["datasets"])
     if {data.name for data in data_sets} <= known:
         return held
-    return measure(config, folder, load_clip(str(folder), device=device), data_sets, device)
+    results = measure(config, folder, load_clip(str(folder), device=device), data_sets, device)
+    if held is not None and "best" in held:
+        results = write_results(folder, results | {"best": held["best"]})
+    return results

@@ -93,23 +93,6 @@ def test_a_step_keeps_the_scale_within_its_bound(clip: Clip) -> None:
     assert float(clip.model.logit_scale.detach()) <= MAX_LOG_SCALE + 1e-6
 
 
-def test_a_loss_that_is_no_number_ends_the_run(clip: Clip, tmp_path: Path) -> None:
-    with torch.no_grad():
-        next(clip.model.visual.parameters()).fill_(torch.nan)
-    with pytest.raises(UserError, match="the loss is nan at step 2; lower --lr"):
-        run_loop(
-            wrapped(clip.model),
-            make_optimizer(clip.model, OptimConfig()),
-            [batch(), batch()],
-            PLAN,
-            start=0,
-            world=ALONE,
-            folder=tmp_path,
-            bad=BadSamples(0.01, {"finetune": 10}),
-        )
-    assert not (tmp_path / "state").exists()
-
-
 def test_a_batch_of_which_nothing_is_left_moves_nothing(clip: Clip, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     bad = BadSamples(1.0, {"finetune": 4})

@@ -18,7 +18,7 @@ import trainer.loop
 from models.clip import load_clip
 from schemas.errors import UserError
 from trainer.config import TrainConfig
-from trainer.metrics import read_metrics
+from trainer.metrics import MEASURED, read_metrics
 from trainer.objective.terms import Loss
 from trainer.train import TrainResult, train
 
@@ -123,7 +123,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     rest = train(config("--output", tmp_path / "cut", *flags, "--workers", "1"))
     assert same(weights(whole.output), weights(rest.output))
     history = [
-        [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(f)]
+        [{k: v for k, v in line.items() if k not in MEASURED} for line in read_metrics(f)]
         for f in (whole.output, rest.output)
     ]
     assert history[0] == history[1]

@@ -111,10 +111,17 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Loss:
-    """The objective's value and its terms before weighting; float32 scalars."""
+    """The objective's value and its terms before weighting; float32 scalars.
+
+    Attributes:
+        grad_norm: of all gradients together, before clipping; once a step was made.
+        finite: bool scalar: loss and gradient are numbers, so that the weights moved.
+    """
 
     total: torch.Tensor
     terms: Mapping[str, torch.Tensor]
+    grad_norm: torch.Tensor | None = None
+    finite: torch.Tensor | None = None
 
 
 def wanted(terms: Sequence[Term], batch: Batch) -> dict[Feature, torch.Tensor]:
