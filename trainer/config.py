@@ -6,15 +6,15 @@ The defaults are FLYP's published settings for ImageNet (Goyal et al., CVPR 2023
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, get_type_hints
 
 from schemas.errors import UserError
-from trainer.options import Parser, add_flags, flag, option
-
-T = TypeVar("T")
+from trainer.options import Parser, add_flags, flag, nearest, option
+from trainer.recipes import read_recipe
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that a run is made from."""
+    """Everything that a run is made from: a field is a section of a recipe."""
 
     data: DataConfig
     run: RunConfig
@@ -168,7 +168,7 @@ class TrainConfig:
         """The fields that the weights depend on, by flag: what a resumed run must share."""
         return {
             flag(item.name): _plain(getattr(part, item.name))
-            for part in (self.data, self.run, self.loss, self.optim)
+            for part in vars(self).values()
             for item in fields(part)
             if not item.metadata["harmless"]
         }
@@ -179,36 +179,60 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def parts() -> dict[str, type]:
+    """The sections of a recipe, each with its dataclass."""
+    return get_type_hints(TrainConfig)
+
+
+def make_parser() -> Parser:
+    """The parser of ``anchorft-train``: recipes, and a flag for each field."""
+    parser = Parser(
+        prog="anchorft-train",
+        description="Finetune a CLIP on labelled images, with anchors or without (FLYP).",
+        epilog="A flag is stronger than a recipe, and a recipe than those before it. A flag whose "
+        "default is not a value takes none back: --clip-grad none, --anchors none.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "recipes", nargs="*", metavar="RECIPE", help="YAML file of options (default: none)"
+    )
+    for part in parts().values():
+        add_flags(parser, part)
+    return parser
+
+
 def parse(argv: Sequence[str]) -> TrainConfig:
     """Parse a command line.
 
     Raises:
-        UserError: an unknown, missing or contradictory option.
+        UserError: an unknown, missing or contradictory option, or a recipe that cannot be read.
     """
-    parser = Parser(
-        prog="anchorft-train",
-        description="Finetune a CLIP on labelled images, with anchors or without (FLYP).",
-        allow_abbrev=False,
-    )
-    for part in (DataConfig, RunConfig, LossConfig, OptimConfig):
-        add_flags(parser, part)
-    known = vars(parser.parse_strictly(argv))
-    config = TrainConfig(
-        data=_part(DataConfig, known),
-        run=_part(RunConfig, known),
-        loss=_part(LossConfig, known),
-        optim=_part(OptimConfig, known),
-    )
+    return resolve(make_parser().parse_strictly(argv))
+
+
+def resolve(options: argparse.Namespace) -> TrainConfig:
+    """The config of parsed options: defaults, then recipes in their order, then flags.
+
+    Raises:
+        UserError: as parse.
+    """
+    layers = [read_recipe(recipe, parts()) for recipe in options.recipes]
+    components = {}
+    for section, part in parts().items():
+        values: dict[str, Any] = {}
+        for layer in layers:
+            values |= layer.get(section, {})
+        for item in fields(part):
+            if hasattr(options, item.name):
+                values[item.name] = getattr(options, item.name)
+            if item.default is MISSING and item.name not in values:
+                raise UserError(
+                    f"{flag(item.name)} is missing; give it, or {section}.{item.name} in a recipe."
+                )
+        components[section] = part(**values)
+    config = TrainConfig(**components)
     check(config)
     return config
-
-
-def _part(config: type[T], known: dict[str, Any]) -> T:
-    values = {}
-    for item in fields(config):  # type: ignore[arg-type]
-        value = known[item.name]
-        values[item.name] = tuple(value or ()) if isinstance(item.default, tuple) else value
-    return config(**values)
 
 
 def check(config: TrainConfig) -> None:
@@ -217,7 +241,7 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: naming the first such option.
     """
-    for part in (config.data, config.run, config.loss, config.optim):
+    for part in vars(config).values():
         for item in fields(part):
             value = getattr(part, item.name)
             for one in value if isinstance(value, tuple) else (value,):
@@ -225,7 +249,10 @@ def check(config: TrainConfig) -> None:
                     raise UserError(f"{flag(item.name)} must be a finite number, not {one}.")
             choices = item.metadata["choices"]
             if choices and value not in choices:
-                raise UserError(f"{flag(item.name)} must be one of {', '.join(choices)}.")
+                hint = nearest(str(value), choices)
+                raise UserError(
+                    f"{flag(item.name)} must be one of {', '.join(choices)}, not {value!r}{hint}."
+                )
     data, loss, optim, run = config.data, config.loss, config.optim, config.run
     least: list[tuple[str, float | None, float]] = [
         ("--batch-size", data.batch_size, 2),
