@@ -17,6 +17,7 @@ from benchmarks import (
     reader_speed,
     recall,
     search_speed,
+    stage_speed,
     verify_speed,
 )
 from benchmarks.contest import contest
@@ -117,3 +118,12 @@ def test_recall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert found["reported"]["recall"] >= 0.95
         assert found["reported"]["partitions"] == 2
     assert "of all queries" in capsys.readouterr().out
+
+
+def test_stage_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--encoder", "ViT-S-32-alt", "--layers", "1", "--width", "64")
+    sizes = ("--samples", "12", "--batch", "8", "--rounds", "1")
+    body = run(stage_speed.main, tmp_path, *small, *sizes)
+    assert list(body["results"]) == ["caption", "embed"]
+    check_contests(body["results"], rounds=1)
+    assert capsys.readouterr().out.startswith("bare loop's time / ours")
