@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub: its HTTP API for datasets, as far as push and pull use it.
+"""A stand-in for the Hugging Face Hub: its HTTP API, as far as push and pull use it.
 
 Repositories, branches, commits and large files in memory. It follows the Hub in what matters to
 us: large files are known by SHA-256 and are not asked for twice, a commit is atomic, it refuses a
@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = dict[str, bytes]
 _WHEN = "2024-01-01T00:00:00.000Z"
-LARGE = (".tar", ".parquet")  # as the .gitattributes of a new dataset repository
+LARGE = (".tar", ".parquet", ".safetensors")  # as the .gitattributes of a new dataset repository
 
 
 class Hub:
@@ -88,6 +88,15 @@ def info(path: str, data: bytes) -> dict[str, Any]:
     return about | {"oid": git_digest(pointer.encode()), "lfs": lfs}
 
 
+def as_datasets(parts: list[str]) -> list[str]:
+    """The path of a model's address as a dataset's: the two kinds share their names here."""
+    if parts[:2] == ["api", "models"]:
+        return ["api", "datasets", *parts[2:]]
+    if parts[2:5] == ["info", "lfs", "objects"] or parts[2:3] == ["resolve"]:
+        return ["datasets", *parts] if parts[0] not in ("api", "datasets") else parts
+    return parts
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -114,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         try:
-            self.route(path.strip("/").split("/"), data)
+            self.route(as_datasets(path.strip("/").split("/")), data)
         except KeyError as absent:
             code = "EntryNotFound" if "resolve" in path or "/tree/" in path else "RepoNotFound"
             self.refuse(404, code, f"{absent} is not there")

@@ -12,6 +12,7 @@ from models.clip import CONFIG_NAME
 from schemas.errors import UserError
 from shards import places
 from trainer.best import BEST
+from trainer.card import CARD_NAME, model_card
 from trainer.checkpoint import drop_state, has_state
 from trainer.config import TrainConfig
 from trainer.faults import NONFINITE_NAME
@@ -76,7 +77,7 @@ def _say(value: Any) -> str:
 def clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the model's config first."""
     files = (CONFIG_NAME, RUN_NAME, METRICS_NAME, RESULTS_NAME, LOSS_NAME, NONFINITE_NAME)
-    for name in files:
+    for name in (*files, CARD_NAME):
         (folder / name).unlink(missing_ok=True)
     for name in (BEST, TENSORBOARD):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -132,3 +133,13 @@ def describe_run(
         "binding": config.binding(),
     }
     places.write_bytes(str(folder / RUN_NAME), (json.dumps(body, indent=2) + "\n").encode())
+
+
+def write_card(folder: Path) -> None:
+    """Write README.md, the model card, from what the folder says of its run."""
+    run, results = read_run(folder), None
+    assert run is not None
+    if (folder / RESULTS_NAME).exists():
+        results = json.loads((folder / RESULTS_NAME).read_bytes())
+    card = model_card(folder.resolve().name, run, results)
+    places.write_bytes(str(folder / CARD_NAME), card.encode())
