@@ -12,32 +12,26 @@ from typing import Any
 import torch
 
 from models.clip import Clip, load_clip, resolve
-from schemas.errors import UserError
 from shards import places
 from trainer.best import Measuring, best_by, save_model
 from trainer.checkpoint import Stateful, drop_state, load_state
 from trainer.classifier import (
     Classifier,
     Trained,
-    at_random,
-    from_zero_shot,
     load_classifier,
 )
 from trainer.config import TrainConfig, check
-from trainer.data import TrainingBatches, load_batches, train_transform
-from trainer.data_sets import DataSet, open_data_sets
-from trainer.devices import choose_device, choose_precision
+from trainer.data import TrainingBatches, load_batches
+from trainer.data_sets import DataSet
+from trainer.devices import choose_device
 from trainer.draws import Order
 from trainer.evaluate import evaluate_all
 from trainer.faults import NONFINITE_NAME, NonFinite
-from trainer.head import zero_shot_head
-from trainer.inputs import open_finetune, open_sets, open_shares, resolve_weights, say, set_names
+from trainer.inputs import open_sets, say, set_names
 from trainer.loop import run_loop
-from trainer.methods import load_method
-from trainer.methods.method import AnchorWeights, Ingredients, Method
+from trainer.methods.method import AnchorWeights, Method
 from trainer.metrics import BadSamples, plot_losses
-from trainer.objective.features import Towers
-from trainer.optim import make_optimizer, warmup_steps
+from trainer.optim import make_optimizer
 from trainer.output import (
     RESULTS_NAME,
     check_inputs,
@@ -45,14 +39,13 @@ from trainer.output import (
     clear,
     describe_run,
     output_folder,
+    write_card,
 )
 from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
-from trainer.plan import Leg, Plan
-from trainer.templates import templates_for
+from trainer.plan import Plan
+from trainer.prepare import make_towers, open_measured, prepare
 from trainer.trackers import check_trackers
-
-PROBE_EPOCHS, PROBE_LR = 5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -87,13 +80,7 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
     folder = output_folder(config.run.output)
     finished = claim(config)
     resolve(config.run.model)  # a wrong name is known before the data is walked
-    measured = open_data_sets(
-        {
-            "id": config.run.eval_id,
-            "shift": config.run.eval_shift,
-            "zero_shot": config.run.eval_zero_shot,
-        }
-    )
+    measured = open_measured(config)
     best = best_by(config.run.best, measured) if config.run.best is not None else None
     check_trackers(config.run.track)
     sets = open_sets(config)
@@ -105,26 +92,9 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
         check_inputs(folder, {"anchor_sets": about_sets})
         again = measure_again(config, folder, measured, world.device) if world.first else None
         return TrainResult(folder, 0, {}, again)
-    method = load_method(config.loss.method or ("arf" if sets else "flyp"))
-    weights = resolve_weights(config, method, sets)
-    templates = templates_for(config.data.finetune, config.data.templates)
-    index = open_finetune(config, world)
-    shares = open_shares(config, sets, weights, index, world)
-    with torch.random.fork_rng(devices=[]):  # a model is built with random weights first
-        clip = load_clip(config.run.model)
-    dataset = TrainingBatches(
-        index,
-        templates=templates,
-        transform=train_transform(clip.preprocess_cfg, config.data.crop_min),
-        tokenizer=clip.tokenizer,
-        seed=config.run.seed,
-        batch_size=config.data.batch_size,
-        shares=shares,
-        rank=world.rank,
-        world=world.size,
-    )
-    plan = make_plan(config, method, dataset.order.steps_per_epoch, weights, world.device)
-    check_chunks(plan, clip.model)
+    ready = prepare(config, sets, world)
+    method, plan, dataset, clip = ready.method, ready.plan, ready.dataset, ready.clip
+    index, templates, weights = dataset.index, ready.templates, ready.weights
     inputs = {
         "start_model": {"name": clip.name, "weights_sha256": clip.weights_sha256()},
         "finetune_data": {"images": len(index), "sha256": index.digest()},
@@ -139,9 +109,7 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
         describe_run(folder, config, resolved=resolved, inputs=inputs)
     world.wait()
 
-    clip.model.to(world.device)
-    towers = Towers(clip.model, make_head(method, clip, index.classes, templates, config, world))
-    towers.to(world.device)
+    towers = make_towers(ready, config, world)
     model = Wrapped(towers, world)
     optimizer = make_optimizer(towers, config.optim)
     bad = BadSamples(config.data.max_bad_fraction, samples_per_epoch(dataset))
@@ -198,95 +166,9 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
             )
             if best is not None:
                 results = write_results(folder, results | {"best": best.state()})
+        write_card(folder)
         drop_state(folder)  # last: a folder without it, and with a model, is a finished run
     return TrainResult(folder, plan.total, dict(bad.total), results)
-
-
-def make_plan(
-    config: TrainConfig,
-    method: Method,
-    steps_per_epoch: int,
-    weights: Sequence[AnchorWeights],
-    device: torch.device,
-) -> Plan:
-    """What the options come to for a data set of so many steps an epoch.
-
-    Raises:
-        UserError: the warm-up is longer than the run, or an option means nothing to the method.
-    """
-    optim = config.optim
-    probes = any(phase.probe for phase in method.phases)
-    if not probes and (optim.probe_epochs, optim.probe_lr) != (None, None):
-        raise UserError(
-            f"--method {method.name} trains no classifier alone first; leave --probe-epochs and "
-            f"--probe-lr out."
-        )
-    legs: list[Leg] = []
-    given = Ingredients(tuple(weights), config.loss.multi_positive)
-    for phase in method.phases:
-        start = legs[-1].stop if legs else 0
-        epochs = (optim.probe_epochs or PROBE_EPOCHS) if phase.probe else optim.epochs
-        steps = epochs * steps_per_epoch
-        legs.append(
-            Leg(
-                start=start,
-                stop=start + steps,
-                warmup=warmup_steps(optim.warmup, steps),
-                lr=(optim.probe_lr or PROBE_LR) if phase.probe else optim.lr,
-                terms=tuple(phase.terms(given)),
-                trains=phase.trains,
-            )
-        )
-    terms = [term for leg in legs for term in leg.terms]
-    if given.multi_positive and not any(getattr(term, "multi_positive", False) for term in terms):
-        raise UserError(f"--method {method.name} has no class texts; leave --multi-positive out.")
-    return Plan(
-        steps_per_epoch=steps_per_epoch,
-        legs=legs,
-        clip_grad=optim.clip_grad,
-        seed=config.run.seed,
-        precision=choose_precision(config.run.precision, device),
-        chunk=config.run.chunk_size,
-        log_every=config.run.log_every,
-        checkpoint_every=config.run.checkpoint_every,
-        keep_last=config.run.keep_last,
-        eval_every=config.run.eval_every,
-    )
-
-
-def make_head(
-    method: Method,
-    clip: Clip,
-    classes: Sequence[str],
-    templates: Sequence[str],
-    config: TrainConfig,
-    world: World,
-) -> Classifier | None:
-    """The classifier of a method that has one, as it begins."""
-    if method.head is None:
-        return None
-    clip.model.eval()
-    head = zero_shot_head(clip.model, clip.tokenizer, classes, templates, world.device)
-    if method.head == "random":
-        return at_random(len(classes), head.shape[1], config.run.seed)
-    scale: torch.Tensor = clip.model.logit_scale  # type: ignore[assignment]
-    return from_zero_shot(head, scale)
-
-
-def check_chunks(plan: Plan, model: torch.nn.Module) -> None:
-    """Refuse what would not be the gradient of the whole batch.
-
-    Raises:
-        UserError: a tower's rows depend on each other.
-    """
-    if plan.chunk is None:
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            raise UserError(
-                f"--chunk-size needs a model without batch normalisation, whose batches cannot be "
-                f"cut; {name} is one. Leave it out."
-            )
 
 
 def describe(method: Method, plan: Plan, dataset: TrainingBatches, world: World) -> str:
@@ -386,4 +268,5 @@ def measure_again(
     results = measure(config, folder, load_clip(str(folder), device=device), data_sets, device)
     if held is not None and "best" in held:
         results = write_results(folder, results | {"best": held["best"]})
+    write_card(folder)
     return results
