@@ -51,7 +51,9 @@ class Clip:
         return state_digest(self.model.state_dict())
 
 
-def load_clip(spec: str, *, device: str | torch.device = "cpu") -> Clip:
+def load_clip(
+    spec: str, *, device: str | torch.device = "cpu", random_weights: bool = False
+) -> Clip:
     """Load a model for use in float32.
 
     Args:
@@ -59,6 +61,7 @@ def load_clip(spec: str, *, device: str | torch.device = "cpu") -> Clip:
             ``hf-hub:ORG/REPO``, or a folder with open_clip_config.json and weights
             (``local-dir:DIR`` or just ``DIR``).
         device: where to put it.
+        random_weights: build the architecture alone; weights are neither fetched nor read.
 
     Raises:
         UserError: no such model, tag or folder, or its weights cannot be fetched or read.
@@ -67,7 +70,11 @@ def load_clip(spec: str, *, device: str | torch.device = "cpu") -> Clip:
     try:
         quick_gelu = _needs_quick_gelu(name, pretrained)
         model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained, device=device, force_quick_gelu=quick_gelu
+            name,
+            pretrained=None if random_weights else pretrained,
+            load_weights=not random_weights,
+            device=device,
+            force_quick_gelu=quick_gelu,
         )
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip and the Hub raise many kinds; all mean the same here

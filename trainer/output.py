@@ -17,6 +17,7 @@ from trainer.checkpoint import drop_state, has_state
 from trainer.config import TrainConfig
 from trainer.faults import NONFINITE_NAME
 from trainer.metrics import METRICS_NAME
+from trainer.recipes import RECIPE_NAME, recipe_text
 from trainer.trackers.tensorboard import FOLDER as TENSORBOARD
 
 RUN_NAME = "config.json"
@@ -77,7 +78,7 @@ def _say(value: Any) -> str:
 def clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the model's config first."""
     files = (CONFIG_NAME, RUN_NAME, METRICS_NAME, RESULTS_NAME, LOSS_NAME, NONFINITE_NAME)
-    for name in (*files, CARD_NAME):
+    for name in (*files, CARD_NAME, RECIPE_NAME):
         (folder / name).unlink(missing_ok=True)
     for name in (BEST, TENSORBOARD):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -113,7 +114,7 @@ def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
 def describe_run(
     folder: Path, config: TrainConfig, resolved: dict[str, Any], inputs: dict[str, Any]
 ) -> None:
-    """Write config.json, or check that a run which goes on still has the same inputs.
+    """Write config.json and recipe.yaml, or check that a run goes on with the same inputs.
 
     Args:
         folder: of the run.
@@ -125,6 +126,8 @@ def describe_run(
         UserError: an input has changed since the run began.
     """
     check_inputs(folder, inputs)
+    recipe = recipe_text(config.as_dict(), "The options of this run: anchorft-train recipe.yaml")
+    places.write_bytes(str(folder / RECIPE_NAME), recipe.encode())
     body = {
         "config": config.as_dict(),
         "resolved": resolved,
