@@ -1,4 +1,4 @@
-"""``anchorft-train``: finetune a CLIP. See trainer.config for what it takes."""
+"""``anchorft-train``: finetune a CLIP. See trainer.config and trainer.recipes for what it takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import UserError
-from trainer.config import parse
+from trainer.config import make_parser, resolve
+from trainer.dry_run import dry_run
+from trainer.recipes import recipe_text
 from trainer.results import table
 from trainer.signals import STOPPED_STATUS, Stopped
 from trainer.train import train
@@ -17,8 +19,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when the run is finished, 2 when something must be mended, 143 after a signal."""
     # The loader's processes are the parallelism; tokenizers would warn that they fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = make_parser()
+    looking = parser.add_argument_group("Looking before running; these are no options of a run")
+    looking.add_argument(
+        "--print-config", action="store_true", help="print all options as a recipe, and end"
+    )
+    looking.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="open everything, take a few steps, say sizes, losses, memory and time; write nothing",
+    )
+    looking.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="with --dry-run: the model's architecture without its weights, so nothing is fetched",
+    )
     try:
-        result = train(parse(sys.argv[1:] if argv is None else argv))
+        options = parser.parse_strictly(sys.argv[1:] if argv is None else argv)
+        if options.random_weights and not options.dry_run:
+            raise UserError("--random-weights means nothing without --dry-run; leave it out.")
+        config = resolve(options)
+        if options.print_config:
+            print(recipe_text(config.as_dict()), end="")
+            return 0
+        if options.dry_run:
+            print("\n".join(dry_run(config, random_weights=options.random_weights)))
+            return 0
+        result = train(config)
     except UserError as error:
         print(f"anchorft-train: error: {error}", file=sys.stderr)
         return 2
@@ -32,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{result.output}: this run is finished already")
     if result.results:
         print(table(result.results))
-    print(f"{result.output}: model, metrics.jsonl, loss.png, config.json")
+    print(f"{result.output}: model, metrics.jsonl, loss.png, config.json, recipe.yaml")
     return 0
 
 

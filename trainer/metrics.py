@@ -170,12 +170,16 @@ class Pace:
         """Begin to count anew."""
         self._began, self._waited, self.images = time.monotonic(), 0.0, 0
 
+    def seconds(self) -> float:
+        """Of this lap so far."""
+        return max(time.monotonic() - self._began, 1e-9)
+
     def lap(self, device: torch.device) -> dict[str, float]:
         """Images a second, share of the time spent waiting for data, and peak memory so far.
 
         Memory is what torch held on a GPU, else what this process held, in MiB.
         """
-        seconds = max(time.monotonic() - self._began, 1e-9)
+        seconds = self.seconds()
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device) / 2**20
         else:

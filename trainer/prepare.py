@@ -197,3 +197,12 @@ def check_chunks(plan: Plan, model: torch.nn.Module) -> None:
                 f"--chunk-size needs a model without batch normalisation, whose batches cannot be "
                 f"cut; {name} is one. Leave it out."
             )
+
+
+def samples_per_epoch(dataset: TrainingBatches) -> dict[str, int]:
+    """Samples that an epoch of finetune images asks for, by kind of images."""
+    steps = dataset.order.steps_per_epoch
+    return {"finetune": len(dataset.index)} | {
+        dataset.shares[number].pairs_name: steps * order.batch
+        for number, order in dataset.pair_orders.items()
+    }

@@ -44,7 +44,7 @@ from trainer.output import (
 from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Plan
-from trainer.prepare import make_towers, open_measured, prepare
+from trainer.prepare import make_towers, open_measured, prepare, samples_per_epoch
 from trainer.trackers import check_trackers
 
 
@@ -213,15 +213,6 @@ def describe_plan(
         "steps": plan.total,
         "precision": str(plan.precision).removeprefix("torch."),
         "classes": dataset.index.classes,
-    }
-
-
-def samples_per_epoch(dataset: TrainingBatches) -> dict[str, int]:
-    """Samples that an epoch of finetune images asks for, by kind of images."""
-    steps = dataset.order.steps_per_epoch
-    return {"finetune": len(dataset.index)} | {
-        dataset.shares[number].pairs_name: steps * order.batch
-        for number, order in dataset.pair_orders.items()
     }
 
 
