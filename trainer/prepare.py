@@ -147,6 +147,8 @@ def make_plan(
                 trains=phase.trains,
             )
         )
+    if not legs and config.run.eval_every is not None:
+        raise UserError(f"--method {method.name} trains nothing; leave --eval-every out.")
     terms = [term for leg in legs for term in leg.terms]
     if given.multi_positive and not any(getattr(term, "multi_positive", False) for term in terms):
         raise UserError(f"--method {method.name} has no class texts; leave --multi-positive out.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -53,6 +54,7 @@ class RunServer:
         at_step: int | None = None,
         number: int = signal.SIGKILL,
         worker: bool = False,
+        processes: int = 1,
     ) -> tuple[int, str]:
         """Run ``anchorft-train``.
 
@@ -62,13 +64,15 @@ class RunServer:
             at_step: once so many steps are in its metrics.jsonl it gets the signal.
             number: of the signal.
             worker: not the run gets the signal but one of its loader's workers.
+            processes: that train together; the last one gets the signal.
 
         Returns:
-            Exit status (the negative signal that killed it), and what it wrote to stderr.
+            Exit status (the negative signal that killed it), the same of all processes, and what
+            they wrote to stderr.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = [arguments, str(output), at_step, int(number), worker]
+        order = [arguments, str(output), at_step, int(number), worker, processes]
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         code, said = json.loads(self._process.stdout.readline())
@@ -87,21 +91,41 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a run prints is not an answer
     for line in sys.stdin:
-        arguments, output, at_step, number, worker = json.loads(line)
+        arguments, output, at_step, number, worker, processes = json.loads(line)
         log = Path(f"{output}.log")
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(file, 1)
-                os.dup2(file, 2)
-                code = main(arguments)
-            finally:
-                os._exit(code)
-        status = _watch(child, Path(output) / "metrics.jsonl", at_step, number, worker)
-        answers.write(json.dumps([os.waitstatus_to_exitcode(status), log.read_text()]) + "\n")
+        log.unlink(missing_ok=True)
+        world = {} if processes == 1 else _together(processes)
+        children = [_fork(main, arguments, log, rank, world) for rank in range(processes)]
+        last = _watch(children[-1], Path(output) / "metrics.jsonl", at_step, number, worker)
+        ends = [*(os.waitpid(child, 0)[1] for child in children[:-1]), last]
+        codes = {os.waitstatus_to_exitcode(status) for status in ends}
+        said = log.read_text()
+        answers.write(json.dumps([codes.pop() if len(codes) == 1 else sorted(codes), said]) + "\n")
         answers.flush()
+
+
+def _together(processes: int) -> dict[str, str]:
+    """What torchrun tells the processes that it starts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def _fork(main, arguments, log, rank, world) -> int:  # type: ignore[no-untyped-def]
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    signal.alarm(200)  # two processes that wait for each other fail the test, with their log
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.environ |= world and {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        code = main(arguments)
+    finally:
+        os._exit(code)
 
 
 def _watch(child: int, metrics: Path, at_step: int | None, number: int, worker: bool) -> int:

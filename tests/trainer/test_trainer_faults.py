@@ -165,6 +165,10 @@ def test_a_run_that_goes_on_has_each_point_once_and_a_broken_state_is_passed_ove
         ("--eval-every 1", "--eval-every needs data to measure on"),
         ("--eval-every 1 --eval-id DATA --best id/sen/top1", "did you mean 'id/seen/top1'?"),
         ("--eval-every 1 --eval-id DATA --best id/seen/top5", "is not measured"),
+        (
+            "--method zero-shot --eval-every 1 --eval-id DATA --best id",
+            "--method zero-shot trains nothing; leave --eval-every out",
+        ),
         ("--track tensorbord", "--track 'tensorbord' is not known; did you mean 'tensorboard'?"),
         ("--keep-last 0", "--keep-last must be at least 1"),
         ("--max-nonfinite 0", "--max-nonfinite must be at least 1"),

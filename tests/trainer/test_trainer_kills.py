@@ -92,6 +92,23 @@ def test_a_signal_saves_the_state_and_the_run_goes_on_to_the_same_bits(
     assert history(output) == history(whole)
 
 
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(
+    server: RunServer, arguments: list[str], tmp_path: Path
+) -> None:
+    flags = [*arguments, "--workers", "0", "--epochs", "2"]
+    straight, output = tmp_path / "straight", tmp_path / "stopped"
+    command = [*flags, "--output", str(output)]
+    assert server.run([*flags, "--output", str(straight)], straight, processes=2)[0] == 0
+    code, said = server.run(command, output, at_step=4, number=signal.SIGTERM, processes=2)
+    assert code == 143, said
+    done = read_metrics(output)[-1]["step"]
+    assert said.count(f"the state after step {done} is saved") == 2
+    code, said = server.run(command, output, processes=2)
+    assert code == 0, said
+    assert leaves(output) == leaves(straight)
+    assert history(output) == history(straight)
+
+
 def test_a_dead_worker_is_a_sentence_and_the_state_stays(
     server: RunServer, arguments: list[str], whole: Path, tmp_path: Path
 ) -> None:
