@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_trainer_loop import ALONE, LEG, PLAN, batch, wrapped
 from test_trainer_run import interrupt, same, weights
+from trainer_samples import some_pairs, write_set
 
 from models.clip import Clip
 from schemas.errors import UserError
@@ -181,6 +182,19 @@ def test_options_that_mean_nothing_are_refused(
         run(*flags.replace("DATA", f"seen={images}").split())
     assert sentence in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_corrupt_anchor_is_named_with_its_set_and_the_reason(run: Run, tmp_path: Path) -> None:
+    pairs = some_pairs(8)
+    record, data = pairs[0]
+    assert data is not None
+    pairs[0] = (record, data[:-1] + b"x")
+    anchors = write_set(tmp_path / "bent", pairs=pairs)
+    with pytest.raises(UserError) as raised:
+        run("--anchors", anchors)
+    sentence = str(raised.value)
+    assert "pairs/bent images are bad (pairs/bent/hash_mismatch 1)" in sentence
+    assert f"for example {record.key}: hash_mismatch" in sentence
 
 
 DISK = 4 << 20
