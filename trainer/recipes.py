@@ -47,6 +47,15 @@ for _name, _pattern, _first in _PLAIN:
         )
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quoted with escapes where there is more in it than plain characters."""
+    style = None if re.fullmatch(r"[!-~]*(?: [!-~]+)*", text) else '"'
+    return dumper.represent_scalar(_TAG + "str", text, style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def recipe_text(values: Mapping[str, Mapping[str, Any]], *comments: str) -> str:
     """A configuration as a recipe, which read back is the same.
 
@@ -55,9 +64,8 @@ def recipe_text(values: Mapping[str, Mapping[str, Any]], *comments: str) -> str:
         comments: lines above it.
     """
     above = "".join(f"# {line}\n" for line in comments)
-    body: str = yaml.dump(
-        dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-    )
+    # Lines are not folded: a value that is long or odd stays what it is.
+    body: str = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=2**31)
     return above + body
 
 
