@@ -92,6 +92,11 @@ class OptimConfig:
     beta2: float = option("AdamW's beta2", 0.999)
     eps: float = option("AdamW's epsilon", 1e-8)
     clip_grad: float | None = option("largest norm of the gradient (default: no limit)", None)
+    fused: str = option(
+        "torch's fused AdamW: one kernel for all weights; auto is on on a GPU and off elsewhere",
+        "auto",
+        choices=("auto", "on", "off"),
+    )
 
 
 @dataclass(frozen=True)

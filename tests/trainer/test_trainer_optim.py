@@ -55,6 +55,38 @@ def test_decay_of_matrices_spares_vectors_and_the_scale(clip: Clip) -> None:
     assert number == len(everything.param_groups[0]["params"])
 
 
+def _weights_after(
+    start: dict[str, torch.Tensor], fused: str, steps: int, stop: int
+) -> list[torch.Tensor]:
+    """A small model's weights after ``steps`` updates, the optimiser made anew at ``stop``."""
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
+    model.load_state_dict(start)
+    optimizer = make_optimizer(model, OptimConfig(lr=0.01, fused=fused))
+    inputs = torch.randn(steps, 4, 7, generator=torch.Generator().manual_seed(1))
+    for step in range(steps):
+        if step == stop:
+            state = optimizer.state_dict()
+            optimizer = make_optimizer(model, OptimConfig(lr=0.01, fused=fused))
+            optimizer.load_state_dict(state)
+        optimizer.zero_grad()
+        model(inputs[step]).square().mean().backward()
+        optimizer.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_a_fused_update_is_the_plain_one_up_to_rounding_and_resumes_to_the_bit() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    whole = _weights_after(start, "on", 6, stop=-1)
+    assert all(map(torch.equal, whole, _weights_after(start, "on", 6, stop=3)))
+    plain = _weights_after(start, "off", 6, stop=-1)
+    for one, other in zip(whole, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert all(map(torch.equal, plain, _weights_after(start, "auto", 6, stop=-1)))
+    assert make_optimizer(model, OptimConfig(fused="on")).defaults["fused"] is True
+    assert make_optimizer(model, OptimConfig()).defaults["fused"] is None
+
+
 def test_the_logit_scale_is_brought_back_to_its_bound(clip: Clip) -> None:
     with torch.no_grad():
         clip.model.logit_scale.fill_(7.0)
