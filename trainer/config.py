@@ -117,6 +117,11 @@ class RunConfig:
         "memory (default: all at once)",
         None,
     )
+    grad_checkpointing: bool = option(
+        "keep no activations inside the towers' blocks and compute them again for the gradient: "
+        "less memory, more time",
+        False,
+    )
     log_every: int = option("steps between two lines of metrics.jsonl", 10, harmless=True)
     checkpoint_every: int | None = option(
         "steps between two checkpoints, beside the one after every epoch", None, harmless=True

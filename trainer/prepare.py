@@ -101,6 +101,8 @@ def prepare(
     )
     plan = make_plan(config, method, dataset.order.steps_per_epoch, weights, world.device)
     check_chunks(plan, clip.model)
+    if config.run.grad_checkpointing:
+        checkpoint_activations(clip.model)
     return Prepared(method, weights, templates, dataset, plan, clip)
 
 
@@ -199,6 +201,23 @@ def check_chunks(plan: Plan, model: torch.nn.Module) -> None:
                 f"--chunk-size needs a model without batch normalisation, whose batches cannot be "
                 f"cut; {name} is one. Leave it out."
             )
+
+
+def checkpoint_activations(model: torch.nn.Module) -> None:
+    """Have each block of the towers compute its activations again in the backward pass.
+
+    Raises:
+        UserError: the model cannot, or its running statistics would count each batch twice.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            raise UserError(
+                f"--grad-checkpointing needs a model without batch normalisation, which would "
+                f"count every batch twice; {name} is one. Leave it out."
+            )
+    if not hasattr(model, "set_grad_checkpointing"):
+        raise UserError("--grad-checkpointing means nothing to this model; leave it out.")
+    model.set_grad_checkpointing(True)  # type: ignore[operator]
 
 
 def samples_per_epoch(dataset: TrainingBatches) -> dict[str, int]:
