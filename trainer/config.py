@@ -97,6 +97,42 @@ class OptimConfig:
         "auto",
         choices=("auto", "on", "off"),
     )
+    ema: float | None = option(
+        "measure and leave an exponential moving average of the weights, which keeps this share "
+        "of itself at every step, such as 0.999 (default: the last weights)",
+        None,
+    )
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A teacher, and the distillation from it."""
+
+    teacher: str = option(
+        "what the model is held to by a distillation term: nothing; the start model (frozen); an "
+        "exponential moving average of the weights (ema); or their mean along the run, weighted "
+        "by a Beta kernel (wma)",
+        "none",
+        choices=("none", "frozen", "ema", "wma"),
+    )
+    teacher_decay: float | None = option(
+        "share of itself that the ema teacher keeps at every step (default: 0.999)", None
+    )
+    teacher_beta: tuple[float, ...] = option(
+        "the wma teacher's kernel: two numbers, the parameters of a Beta distribution over the "
+        "run (default: 0.5 0.5)",
+        (),
+    )
+    distill_weight: float | None = option("weight of each distillation term (default: 1)", None)
+    distill_temperature: float | None = option(
+        "divides the logits of model and teacher; its square multiplies the term (default: 1)", None
+    )
+    distill_on: str = option(
+        "finetune images with class texts, anchor pairs, or both; auto is what the method trains "
+        "on",
+        "auto",
+        choices=("auto", "finetune", "pairs", "both"),
+    )
 
 
 @dataclass(frozen=True)
@@ -166,6 +202,7 @@ class TrainConfig:
     run: RunConfig
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    teacher: TeacherConfig = TeacherConfig()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Component to field to value, ready for JSON (tuples become lists)."""
@@ -307,3 +344,29 @@ def check(config: TrainConfig) -> None:
         raise UserError("--eval-every needs data to measure on; give --eval-id, or leave it out.")
     if run.best is not None and run.eval_every is None:
         raise UserError("--best needs measurements while training; give --eval-every 1.")
+    if optim.ema is not None and not 0 < optim.ema < 1:
+        raise UserError(f"--ema must be above 0 and below 1, not {optim.ema}.")
+    _check_teacher(config.teacher)
+
+
+def _check_teacher(config: TeacherConfig) -> None:
+    """Refuse what means nothing to the kind of teacher, and values out of range."""
+    decay, beta = config.teacher_decay, config.teacher_beta
+    if decay is not None and config.teacher != "ema":
+        raise UserError(f"--teacher-decay means nothing with --teacher {config.teacher}; give ema.")
+    if beta and config.teacher != "wma":
+        raise UserError(f"--teacher-beta means nothing with --teacher {config.teacher}; give wma.")
+    distilled = (
+        ("--distill-weight", config.distill_weight),
+        ("--distill-temperature", config.distill_temperature),
+    )
+    for name, value in (*distilled, ("--distill-on", config.distill_on)):
+        if config.teacher == "none" and value not in (None, "auto"):
+            raise UserError(f"{name} needs a teacher; give --teacher frozen, ema or wma.")
+    for name, number in distilled:
+        if number is not None and number <= 0:
+            raise UserError(f"{name} must be above 0, not {number}.")
+    if decay is not None and not 0 < decay < 1:
+        raise UserError(f"--teacher-decay must be above 0 and below 1, not {decay}.")
+    if beta and (len(beta) != 2 or min(beta) <= 0):
+        raise UserError("--teacher-beta takes two numbers above 0, such as 0.5 0.5.")

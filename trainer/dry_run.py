@@ -13,6 +13,7 @@ import torch
 from models.clip import load_clip, resolve
 from schemas.errors import UserError
 from shards.decoding import Tally, decoded_batches
+from trainer.averages import Average
 from trainer.best import best_by
 from trainer.config import TrainConfig, check
 from trainer.data import load_batches
@@ -29,6 +30,7 @@ from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Leg
 from trainer.prepare import (
     Prepared,
+    make_averages,
     make_towers,
     open_measured,
     prepare,
@@ -81,11 +83,18 @@ def dry_run(config: TrainConfig, *, random_weights: bool = False) -> list[str]:
         ready = prepare(config, open_sets(config), world, load)
         _read_one_of_each(measured, ready)
         towers = make_towers(ready, config, world)
+        averages = make_averages(config, towers, ready.plan.total)
         optimizer = make_optimizer(towers, config.optim)
         with _memory_in_words(config, world.device):
-            trials = [_try(leg, ready, config, towers, optimizer, world) for leg in ready.plan.legs]
+            trials = [
+                _try(leg, ready, config, towers, optimizer, world, list(averages.values()))
+                for leg in ready.plan.legs
+            ]
         lines = _describe(ready, trials, measured, world)
-        lines += _describe_memory(towers, optimizer, trials)
+        copies = [average.towers for average in averages.values()]
+        if towers.teacher is not None and "teacher" not in averages:
+            copies.append(towers.teacher)
+        lines += _describe_memory(towers, copies, optimizer, trials)
     return [*lines, f"dry run: nothing was written to {str(folder)!r}"]
 
 
@@ -109,6 +118,7 @@ def _try(
     towers: Towers,
     optimizer: torch.optim.Optimizer,
     world: World,
+    averages: Sequence[Average],
 ) -> Trial:
     """The first steps of a phase, as the loop takes them."""
     plan, dataset, workers = ready.plan, ready.dataset, config.data.workers
@@ -131,6 +141,8 @@ def _try(
             )
             set_learning_rate(optimizer, rate)
             loss = train_step(model, optimizer, batch.to(world.device), leg, plan, step, world.rank)
+            for average in averages:
+                average.follow(towers, step + 1)
             timed += 1
             if step == leg.start:
                 if loss is not None:
@@ -203,13 +215,23 @@ def _describe(
 
 
 def _describe_memory(
-    towers: Towers, optimizer: torch.optim.Optimizer, trials: Sequence[Trial]
+    towers: Towers,
+    copies: Sequence[Towers],
+    optimizer: torch.optim.Optimizer,
+    trials: Sequence[Trial],
 ) -> list[str]:
-    weights = sum(p.numel() * p.element_size() for p in towers.parameters()) / 2**20
+    weights, held = (
+        sum(p.numel() * p.element_size() for one in several for p in one.parameters()) / 2**20
+        for several in ([towers], copies)
+    )
     moments = [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
     state = sum(t.numel() * t.element_size() for t in moments) / 2**20
     peak = max((trial.peak for trial in trials), default=weights)
-    return [f"memory: weights {weights:,.1f} MiB, optimizer {state:,.1f} MiB, peak {peak:,.1f} MiB"]
+    teacher = f"teacher and averages {held:,.1f} MiB, " if copies else ""
+    return [
+        f"memory: weights {weights:,.1f} MiB, {teacher}optimizer {state:,.1f} MiB, peak "
+        f"{peak:,.1f} MiB"
+    ]
 
 
 def _time(seconds: float) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from trainer.averages import Average
 from trainer.best import Measuring
 from trainer.checkpoint import Stateful, save_state
 from trainer.data import Batch
@@ -36,6 +37,7 @@ def run_loop(
     nonfinite: NonFinite | None = None,
     measuring: Measuring | None = None,
     track: Sequence[str] = (),
+    averages: Sequence[Average] = (),
 ) -> None:
     """Train from step ``start`` to the end of the plan.
 
@@ -55,6 +57,7 @@ def run_loop(
         nonfinite: counts the steps that were skipped (default: at most 10).
         measuring: measures every ``plan.eval_every`` epochs, in the first process.
         track: names of trackers, see trainer.trackers.
+        averages: of the weights, which follow every step; ``parts`` should hold them too.
 
     Raises:
         UserError: too many bad samples or skipped steps, a dead worker, a full disk.
@@ -98,6 +101,8 @@ def run_loop(
                 )
                 pace.images += batch.samples() * world.size
                 done = step + 1
+                for average in averages:
+                    average.follow(model.towers, done)
                 epoch_ends = done % plan.steps_per_epoch == 0 or done == leg.stop
                 if loss is not None:
                     nonfinite.note(done, loss, batch.keys)

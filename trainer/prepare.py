@@ -10,6 +10,7 @@ import torch
 from models.clip import Clip, load_clip
 from schemas.errors import UserError
 from shards.reader import AnchorSet
+from trainer.averages import Average
 from trainer.classifier import Classifier, at_random, from_zero_shot
 from trainer.config import TrainConfig
 from trainer.data import TrainingBatches, train_transform
@@ -23,6 +24,8 @@ from trainer.objective.features import Towers
 from trainer.optim import warmup_steps
 from trainer.parallel.processes import World
 from trainer.plan import Leg, Plan
+from trainer.teachers.teacher import make_teacher
+from trainer.teachers.terms import teacher_terms
 from trainer.templates import templates_for
 
 PROBE_EPOCHS, PROBE_LR = 5, 1e-3
@@ -114,6 +117,21 @@ def make_towers(ready: Prepared, config: TrainConfig, world: World) -> Towers:
     return Towers(ready.clip.model, head).to(world.device)
 
 
+def make_averages(config: TrainConfig, towers: Towers, total: int) -> dict[str, Average]:
+    """What follows the weights of a run of ``total`` steps, by its name in checkpoints.
+
+    A teacher is made too, and the towers learn from it from now on; one that stays as it is
+    follows nothing.
+    """
+    found: dict[str, Average] = {}
+    teacher = make_teacher(config.teacher, towers, total)
+    if teacher is not None and teacher.average is not None:
+        found["teacher"] = teacher.average
+    if config.optim.ema is not None:
+        found["ema"] = Average(towers, decay=config.optim.ema)
+    return found
+
+
 def make_plan(
     config: TrainConfig,
     method: Method,
@@ -136,6 +154,8 @@ def make_plan(
     legs: list[Leg] = []
     given = Ingredients(tuple(weights), config.loss.multi_positive)
     for phase in method.phases:
+        terms = phase.terms(given)
+        taught = teacher_terms(config.teacher, method.name, terms)
         start = legs[-1].stop if legs else 0
         epochs = (optim.probe_epochs or PROBE_EPOCHS) if phase.probe else optim.epochs
         steps = epochs * steps_per_epoch
@@ -145,14 +165,16 @@ def make_plan(
                 stop=start + steps,
                 warmup=warmup_steps(optim.warmup, steps),
                 lr=(optim.probe_lr or PROBE_LR) if phase.probe else optim.lr,
-                terms=tuple(phase.terms(given)),
+                terms=(*terms, *taught),
                 trains=phase.trains,
             )
         )
     if not legs and config.run.eval_every is not None:
         raise UserError(f"--method {method.name} trains nothing; leave --eval-every out.")
-    terms = [term for leg in legs for term in leg.terms]
-    if given.multi_positive and not any(getattr(term, "multi_positive", False) for term in terms):
+    if not legs and (optim.ema is not None or config.teacher.teacher != "none"):
+        raise UserError(f"--method {method.name} trains nothing; leave --ema and --teacher out.")
+    every = [term for leg in legs for term in leg.terms]
+    if given.multi_positive and not any(getattr(term, "multi_positive", False) for term in every):
         raise UserError(f"--method {method.name} has no class texts; leave --multi-positive out.")
     return Plan(
         steps_per_epoch=steps_per_epoch,

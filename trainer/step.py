@@ -19,6 +19,7 @@ from trainer.parallel import grad_cache
 from trainer.parallel.gather import gather_rows
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Leg, Plan
+from trainer.teachers.features import teach
 
 
 def train_step(
@@ -40,10 +41,13 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     statistics = Statistics(model.towers)
     device = batch.classes.device
-    inputs = wanted(leg.terms, batch)
+    every = wanted(leg.terms, batch)
+    inputs = {feature: rows for feature, rows in every.items() if not feature.teacher}
+    with autocast(device, plan.precision):
+        taught = teach(model.towers.teacher, every, plan.chunk)
 
     def value(features: Features) -> Loss | None:
-        return objective(leg.terms, features, batch, model.towers, gather_rows)
+        return objective(leg.terms, {**features, **taught}, batch, model.towers, gather_rows)
 
     if plan.chunk is None:
         with _seeded(draw_seed(plan.seed, Stream.FORWARD, step, rank), device):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,14 @@ from trainer.output import (
 from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Plan
-from trainer.prepare import make_towers, open_measured, prepare, samples_per_epoch
+from trainer.prepare import (
+    make_averages,
+    make_towers,
+    open_measured,
+    prepare,
+    samples_per_epoch,
+)
+from trainer.teachers.teacher import describe_teacher
 from trainer.trackers import check_trackers
 
 
@@ -106,6 +113,7 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
         if config.run.force:
             clear(folder)  # not before everything that the run needs is there
         resolved = describe_plan(method, plan, dataset, weights)
+        resolved |= describe_averages(config)
         describe_run(folder, config, resolved=resolved, inputs=inputs)
     world.wait()
 
@@ -114,6 +122,8 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
     optimizer = make_optimizer(towers, config.optim)
     bad = BadSamples(config.data.max_bad_fraction, samples_per_epoch(dataset))
     parts: dict[str, Stateful] = {"model": towers, "optimizer": optimizer}
+    averages = make_averages(config, towers, plan.total)
+    parts |= averages
     state = load_state(folder, parts, quiet=not world.first)
     start = 0
     if state is not None:
@@ -125,9 +135,11 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
     skipped = 0 if state is None else int(state["nonfinite"])
     most = config.run.max_nonfinite
     nonfinite = NonFinite(folder, start, most=most, world=world, skipped=skipped)
+    kept = averages["ema"].towers if "ema" in averages else towers
+    clip = replace(clip, model=kept.model)  # what is measured and left
     head = None
-    if isinstance(towers.head, Classifier):
-        head = Trained(towers.head, tuple(index.classes))
+    if isinstance(kept.head, Classifier):
+        head = Trained(kept.head, tuple(index.classes))
     bad_share = config.data.max_bad_fraction
     measuring = Measuring(clip, head, measured, folder, world.device, bad_share, best)
     say(f"training: {describe(method, plan, dataset, world)}", world)
@@ -149,6 +161,7 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
             nonfinite=nonfinite,
             measuring=measuring if plan.eval_every is not None else None,
             track=config.run.track,
+            averages=list(averages.values()),
         )
     if bad.total:
         say(f"left out: {bad.describe()}; for example {'; '.join(bad.examples)}", world)
@@ -169,6 +182,14 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
         write_card(folder)
         drop_state(folder)  # last: a folder without it, and with a model, is a finished run
     return TrainResult(folder, plan.total, dict(bad.total), results)
+
+
+def describe_averages(config: TrainConfig) -> dict[str, Any]:
+    """Whose weights the run measures and leaves, and the teacher, for config.json."""
+    weights: dict[str, Any] = {"kind": "last"}
+    if config.optim.ema is not None:
+        weights = {"kind": "ema", "decay": config.optim.ema}
+    return {"weights": weights, "teacher": describe_teacher(config.teacher)}
 
 
 def describe(method: Method, plan: Plan, dataset: TrainingBatches, world: World) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -13,10 +14,17 @@ from trainer.parallel.gather import together
 
 
 class Feature(NamedTuple):
-    """Which images or texts of a batch, through the tower for them."""
+    """Which images or texts of a batch, through the tower for them.
+
+    Attributes:
+        tower: of the model that trains, or of its teacher.
+        of: name of the images or texts in the batch.
+        teacher: the teacher's feature, which has no gradient; a run without one refuses the term.
+    """
 
     tower: Literal["image", "text"]
     of: str
+    teacher: bool = False
 
     def inputs(self, batch: Batch) -> torch.Tensor:
         """What goes into the tower: float32 [N, 3, H, W] or int64 tokens [N, context]."""
@@ -39,6 +47,22 @@ class Towers(torch.nn.Module):
         super().__init__()
         self.model: Any = model
         self.head = head
+        self._teacher: list[Towers] = []  # in a list it is no submodule: not trained, not wrapped
+
+    @property
+    def teacher(self) -> Towers | None:
+        """The towers that these learn from, where a run has a teacher."""
+        return self._teacher[0] if self._teacher else None
+
+    def learn_from(self, teacher: Towers) -> None:
+        """Take a teacher, on the same device; how it moves is not this module's business."""
+        self._teacher = [teacher]
+
+    def copy(self) -> Towers:
+        """The same weights in eval mode, without gradients, and without the teacher."""
+        made = Towers(copy.deepcopy(self.model), copy.deepcopy(self.head))
+        made.requires_grad_(False)
+        return made.eval()
 
     def forward(self, inputs: Mapping[Feature, torch.Tensor]) -> dict[Feature, torch.Tensor]:
         """Features of all inputs, in their order.
