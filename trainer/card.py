@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -28,7 +28,7 @@ def model_card(name: str, run: Mapping[str, Any], results: Mapping[str, Any] | N
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"plain": _plain, "code": _code}
-    template = resources.files("trainer").joinpath("card.md").read_text("utf-8")
+    template = Path(__file__).with_name("card.md").read_text("utf-8")
     inputs, resolved, config = run["inputs"], run["resolved"], run["config"]
     settings = {setting: resolved[setting] for setting in _SETTINGS if resolved.get(setting)}
     return environment.from_string(template).render(

@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+_left: list[dist.ProcessGroup | None] = []
+"""Groups that were left. Should DDP's reducer be the last to hold one, it would join gloo's thread
+while it keeps the interpreter's lock, which that thread may be waiting for, to let a tensor go."""
 
 
 @dataclass(frozen=True)
@@ -65,4 +68,5 @@ def join_world(device: torch.device) -> Iterator[World]:
     try:
         yield World(device, dist.get_rank(), dist.get_world_size())
     finally:
+        _left.append(dist.group.WORLD)
         dist.destroy_process_group()
