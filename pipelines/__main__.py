@@ -23,7 +23,7 @@ from pipelines.embedding.metadata import LOCATE
 from pipelines.inference import choose_device
 from pipelines.options import parse
 from pipelines.retrieval import retrieve
-from pipelines.selection import judge, screen, select
+from pipelines.selection import captions, judge, screen, select
 from pipelines.selection.evaluation import stage_name
 from pipelines.watching import worker_deaths, worker_output
 from pipelines.watching.ending import reported
@@ -109,8 +109,8 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
         if config.embedding.existing:
             existing = open_embeddings(config.embedding.existing)
             print(DECLARED.format(config.embedding.encoder), file=sys.stderr)
-        if "embed" in config.stages:
-            resolve(config.embedding.encoder)
+    if config.embeds_finetune and "embed" in config.stages:
+        resolve(config.embedding.encoder)
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
         check_captioner(config.captioning.captioner, config.captioning.decoding, finetune.classes)
     evaluation = [open_evaluation(place) for place in config.select.evaluation]
@@ -128,8 +128,9 @@ def _units(
     units: dict[str, int | None] = {}
     if TEXT_COMPENSATED in config.kinds and "caption" in config.stages:
         units[caption.STAGE] = len(finetune.units)
-    if pool is not None and "embed" in config.stages:
+    if config.embeds_finetune and "embed" in config.stages:
         units[embed.FINETUNE] = len(finetune.units)
+    if pool is not None and "embed" in config.stages:
         units[embed.POOL] = len(pool.units)
         for number, source in enumerate(evaluation):
             units[stage_name(number)] = len(source.units)
@@ -137,6 +138,9 @@ def _units(
         units[screen.STAGE] = len(pool.units)
     if pool is not None and "retrieve" in config.stages:
         units[retrieve.STAGE] = len(finetune.units)
+    if config.caption_scores.scores and "select" in config.stages:
+        units[captions.SCORES] = len(finetune.units)
+        units[captions.STAGE] = len(finetune.units)
     if pool is not None and "select" in config.stages:
         if config.embedding.existing:
             units[LOCATE] = len(pool.units)

@@ -19,6 +19,8 @@ from pipelines.parts import Part, left_parts, read_listed, required_part, write_
 from pipelines.reading import check_ceiling, in_order
 from pipelines.retrieval import retrieve
 from pipelines.selection import screen, select
+from pipelines.selection.captions import STAGE as SELECT_CAPTIONS
+from pipelines.selection.captions import SelectCaptions, caption_select_options
 from pipelines.selection.evaluation import EmbedEvaluation, evaluation_options, stage_name
 from pipelines.units import ReadUnits, unit_names, write_units
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
@@ -77,12 +79,15 @@ class Composition:
 
     def expand(self) -> None:
         """Add the stages that were asked for."""
-        captions = pairs = queries = pool = screened = located = None
+        captions = chosen_captions = pairs = queries = pool = screened = located = None
         copied: list[Parts] = []
         if TEXT_COMPENSATED in self._config.kinds:
             captions = self._caption()
-        if IMAGE_TEXT_PAIR in self._config.kinds:
+        if self._config.embeds_finetune:
             queries = self._embed(embed.FINETUNE, self._finetune)
+        if self._config.caption_scores.scores:
+            chosen_captions = self._select_captions(captions, queries)
+        if IMAGE_TEXT_PAIR in self._config.kinds:
             pool = self._embed(embed.POOL, self._pool)
             screened = self._screen(pool)
             neighbours = self._retrieve(queries, pool, screened)
@@ -93,16 +98,17 @@ class Composition:
             copied = self._embed_evaluation()
             pairs = self._select(neighbours, chosen, queries, copied)
         if "assemble" in self._config.stages:
-            every = (captions, queries, pool, screened, located, *copied)
+            every = (captions, chosen_captions, queries, pool, screened, located, *copied)
             stages = [parts for parts in every if parts is not None]
-            self._assemble(captions, pairs, stages)
+            self._assemble(chosen_captions or captions, pairs, stages)
 
     def _needed(self, *later: str) -> bool:
         return any(stage in self._config.stages for stage in later)
 
     def _caption(self) -> Parts | None:
         if "caption" not in self._config.stages:
-            if not self._needed("assemble"):
+            scored = self._config.caption_scores.scores
+            if not self._needed("assemble", *(["select"] if scored else [])):
                 return None
             options = caption.caption_options(self._config.captioning, self._finetune.classes)
             return self._left_by(caption.STAGE, "finetune", options)
@@ -115,6 +121,24 @@ class Composition:
         )
         units = self._root | "FinetuneToCaption" >> ReadUnits(self._units["finetune"])
         return self._listed("captions", units | "Caption" >> step)
+
+    def _select_captions(self, captions: Parts | None, queries: Parts | None) -> Parts | None:
+        """The captions that stay, by how well they fit their images; part of select."""
+        config = self._config.caption_scores
+        if "select" not in self._config.stages:
+            if not self._needed("assemble"):
+                return None
+            options = caption_select_options(config)
+            return self._left_by(SELECT_CAPTIONS, "finetune", options, ceiling=False)
+        step = SelectCaptions(
+            work=self._config.work,
+            config=config,
+            embedding=self._config.embedding,
+            machine=self._config.machine,
+            force=self._config.force,
+        )
+        inputs = (_each("scored-captions", captions), _each("captioned-images", queries))
+        return self._listed(SELECT_CAPTIONS, inputs | "SelectCaptions" >> step, ceiling=False)
 
     def _embed(self, stage: str, source: Source | None) -> Parts | None:
         assert source is not None

@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.captioning.options import CaptionConfig
 from pipelines.embedding.options import EmbedConfig
 from pipelines.retrieval.options import RetrieveConfig
+from pipelines.selection.caption_options import CaptionScoreConfig
 from pipelines.selection.options import ScreenConfig, SelectConfig
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, canonical_json
 from shards.sources import Source
@@ -42,6 +43,7 @@ class BuildConfig:
     kinds: tuple[str, ...]
     classnames: str | None
     captioning: CaptionConfig
+    caption_scores: CaptionScoreConfig
     embedding: EmbedConfig
     screen: ScreenConfig
     retrieval: RetrieveConfig
@@ -51,6 +53,11 @@ class BuildConfig:
     max_bad_fraction: float
     force: bool = False
 
+    @property
+    def embeds_finetune(self) -> bool:
+        """True where somebody asks what the encoder makes of the finetune images."""
+        return IMAGE_TEXT_PAIR in self.kinds or self.caption_scores.scores
+
     def recorded(self) -> dict[str, Any]:
         """What the manifest keeps: all that can change the result, and no path or machine."""
         kept: dict[str, Any] = {
@@ -59,9 +66,11 @@ class BuildConfig:
             "max_bad_fraction": self.max_bad_fraction,
         }
         if TEXT_COMPENSATED in self.kinds:
-            kept |= self.captioning.recorded()
+            kept |= self.captioning.recorded() | self.caption_scores.recorded()
+        if self.embeds_finetune:
+            kept |= self.embedding.recorded()
         if IMAGE_TEXT_PAIR in self.kinds:
-            for step in (self.embedding, self.screen, self.retrieval, self.select):
+            for step in (self.screen, self.retrieval, self.select):
                 kept |= step.recorded()
             if self.embedding.existing:
                 kept["pool_embeddings"] = "existing"

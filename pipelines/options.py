@@ -17,6 +17,7 @@ from pipelines.config import BuildConfig, Machine
 from pipelines.embedding import options as embedding
 from pipelines.flags import add, at_least
 from pipelines.retrieval import options as retrieval
+from pipelines.selection import caption_options
 from pipelines.selection import options as selection
 from schemas.errors import UserError
 from schemas.record import IMAGE_TEXT_PAIR, KINDS, TEXT_COMPENSATED
@@ -65,7 +66,7 @@ class AnchorOptions(PipelineOptions):  # type: ignore[misc]
             help="comma-separated kinds of anchors to build (default: both)",
         )
         add(parser, "classnames", help="file of class names, if not beside the finetune images")
-        for step in (captioning, embedding, inference, retrieval, selection):
+        for step in (captioning, caption_options, embedding, inference, retrieval, selection):
             step.add_options(parser)
         add(parser, "device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
         add(
@@ -215,6 +216,8 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
     useful = {"assemble"}
     useful |= {"caption"} if TEXT_COMPENSATED in kinds else set()
     useful |= {"embed", "screen", "retrieve", "select"} if IMAGE_TEXT_PAIR in kinds else set()
+    caption_scores = caption_options.resolve(o, kinds)
+    useful |= {"embed", "select"} if caption_scores.scores else set()
     if not useful & set(stages):
         raise UserError(
             f"--stages {o.stages} does nothing for --kinds {o.kinds}; give one of "
@@ -240,6 +243,7 @@ def _resolve(o: argparse.Namespace) -> BuildConfig:
         kinds=kinds,
         classnames=o.classnames,
         captioning=captioning.resolve(o),
+        caption_scores=caption_scores,
         embedding=embedding.resolve(o),
         screen=selection.resolve_screen(o),
         retrieval=retrieval.resolve(o),

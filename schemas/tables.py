@@ -50,6 +50,12 @@ UNIT_ITEMS = pa.schema(
 CAPTIONS = pa.schema([*_WHERE, *_CLASS, pa.field("texts", pa.list_(pa.string()))])
 """Caption stage: one row per finetune image, captions in the order they were generated."""
 
+SCORED_CAPTIONS = pa.schema([*CAPTIONS, pa.field("clip_scores", pa.list_(pa.float64()))])
+"""The same with the cosine of each caption and the image; null where that was not embedded."""
+
+SELECTED_CAPTIONS = pa.schema([*CAPTIONS, pa.field("clip_score", pa.float64(), nullable=False)])
+"""The captions that stay, best first, with the cosine of the first."""
+
 EMBEDDING_METADATA = pa.schema(
     [
         # The two columns that clip-retrieval writes, so that its tools read ours.

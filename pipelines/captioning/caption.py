@@ -14,7 +14,7 @@ from pipelines.captioning.buckets import bucketed
 from pipelines.captioning.captioner import Captioner, TransformersCaptioner
 from pipelines.captioning.options import CaptionConfig
 from pipelines.config import Machine
-from pipelines.inference import choose_device
+from pipelines.loading import load_once
 from pipelines.parts import Part, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
 from pipelines.watching.timing import timed
@@ -84,16 +84,15 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Load the captioner once per process; threads share it."""
-        if self._machine.model_threads:
-            torch.set_num_threads(self._machine.model_threads)
-        precision = self._config.precision
-        device = choose_device(self._machine.device, precision)
-        self._captioner: Captioner = self._shared.acquire(
-            lambda: TransformersCaptioner(
-                self._config.captioner, self._config.decoding, device, precision
-            )
+        config, decoding = self._config, self._config.decoding
+        self._captioner: Captioner = load_once(
+            self._shared,
+            self._machine,
+            config.precision,
+            lambda device: TransformersCaptioner(
+                config.captioner, decoding, device, config.precision
+            ),
         )
-        decoding = self._config.decoding
         self._starts = [self._captioner.start(decoding.prompt_for(name)) for name in self._classes]
 
     def process(self, unit: Unit) -> Iterator[Part]:

@@ -23,7 +23,7 @@ from pipelines.embedding.embed import write_array
 from pipelines.embedding.encoder import ImageEncoder
 from pipelines.embedding.options import EmbedConfig
 from pipelines.embedding.vectors import check_sha256
-from pipelines.inference import choose_device
+from pipelines.loading import load_once
 from pipelines.parts import Part, array_place, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
 from pipelines.selection.copies import SIDE, Thumbnail, thumbnail
@@ -107,12 +107,12 @@ class _EvaluationUnit(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Load the encoder once per process; threads share it."""
-        if self._machine.model_threads:
-            torch.set_num_threads(self._machine.model_threads)
-        precision = self._config.precision
-        device = choose_device(self._machine.device, precision)
-        self._encoder: ImageEncoder = self._shared.acquire(
-            lambda: ImageEncoder(self._config.encoder, device, precision)
+        config = self._config
+        self._encoder = load_once(
+            self._shared,
+            self._machine,
+            config.precision,
+            lambda device: ImageEncoder(config.encoder, device, config.precision),
         )
 
     def process(self, unit: Unit) -> Iterator[Part]:

@@ -14,7 +14,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import torch
 from apache_beam.utils.shared import Shared
 
 from pipelines.config import Machine
@@ -23,10 +22,11 @@ from pipelines.embedding.encoder import TextEncoder
 from pipelines.embedding.metadata import pool_rows, rows_fingerprint
 from pipelines.embedding.options import EmbedConfig
 from pipelines.embedding.vectors import Vectors
-from pipelines.inference import choose_device
+from pipelines.loading import load_once
 from pipelines.parts import Part, fingerprint, finished, read_table, required_part, write_part
 from pipelines.selection.contamination import EvaluationImages
 from pipelines.selection.copies import thumbnail
+from pipelines.selection.fit import text_scores
 from pipelines.selection.options import SelectConfig
 from pipelines.selection.texts import clean_text
 from pipelines.selection.union import Retrieved, Union, united
@@ -73,14 +73,14 @@ class Judge(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Load the text tower, if texts are looked at, once per process."""
-        machine, embedding = self._setup.machine, self._setup.embedding
+        embedding = self._setup.embedding
         self._texts: TextEncoder | None = None
         if self._setup.config.min_clip_score > -1:
-            if machine.model_threads:
-                torch.set_num_threads(machine.model_threads)
-            device = choose_device(machine.device, embedding.precision)
-            self._texts = self._shared_texts.acquire(
-                lambda: TextEncoder(embedding.encoder, device, embedding.precision)
+            self._texts = load_once(
+                self._shared_texts,
+                self._setup.machine,
+                embedding.precision,
+                lambda device: TextEncoder(embedding.encoder, device, embedding.precision),
             )
 
     def process(self, group: tuple[int, Iterable[Union]], evaluation: list[Part]) -> Iterator[Part]:
@@ -176,19 +176,12 @@ class Judge(beam.DoFn):  # type: ignore[misc]
         """Give rows their clip_score; those whose text fits too little."""
         if not rows:
             return {}
-        texts = encoder.embed([row["texts"][0] for row in rows]).astype(np.float64)
         numbers = np.array([row["row"] for row in rows], np.int64)
-        vectors = Vectors(self._setup.work, pool).take(numbers).astype(np.float64)
-        if texts.shape[1] != vectors.shape[1]:
-            raise UserError(
-                f"texts by --encoder {self._setup.embedding.encoder} have {texts.shape[1]} "
-                f"dimensions, the pool's embeddings {vectors.shape[1]}; name the encoder that made "
-                f"them."
-            )
+        vectors = Vectors(self._setup.work, pool).take(numbers)
+        scores = text_scores(encoder, [row["texts"][0] for row in rows], vectors)
         found: dict[int, BadSample] = {}
-        for row, cosine in zip(rows, np.einsum("nd,nd->n", texts, vectors), strict=True):
-            # Four decimals: what batches of other texts, and other machines, agree on.
-            row["clip_score"] = round(float(cosine), 4)
+        for row, cosine in zip(rows, scores, strict=True):
+            row["clip_score"] = cosine
             if row["clip_score"] < self._setup.config.min_clip_score:
                 found[row["row"]] = BadSample("low_clip_score", f"{row['clip_score']:.4f}")
         return found

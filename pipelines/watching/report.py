@@ -206,6 +206,9 @@ class _Column:
 _COLUMNS = (
     _Column("select", "score", "Retrieval scores", "cosine to the nearest finetune image"),
     _Column("caption", "texts", "Caption lengths", "words per caption", words=True),
+    _Column(
+        "select-captions", "clip_score", "Captions and images", "CLIP score of the best caption"
+    ),
     _Column("select", "texts", "Text lengths of pairs", "words per text", words=True),
     _Column("select", "clip_score", "Text and image of pairs", "CLIP score of each pair"),
 )
