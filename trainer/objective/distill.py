@@ -19,9 +19,13 @@ class Distill:
     """KL(teacher || student) between softmaxes of the logits of images and texts, both ways.
 
     Self-distillation as in CaRot (Oh et al., NeurIPS 2024, arXiv 2311.01723): for each image the
-    distribution over the batch's texts, for each text that over its images, the two means
-    averaged. Each model's logits have its own scale. Temperature T divides both logits, and T^2
-    multiplies the term, which keeps the size of its gradient (Hinton et al., arXiv 1503.02531).
+    distribution over the batch's texts, for each text that over its images, each model's logits
+    with its own scale. The two are averaged, as in the contrastive loss; CaRot's code adds them
+    up, so its coefficient of 1.5 is a weight of 3 here. It has the cross-entropy in place of the
+    divergence, which has the same gradient but is not 0 where the two agree.
+
+    Temperature T is ours to choose: it divides both logits, and T^2 multiplies the term, which
+    keeps the size of its gradient (Hinton et al., arXiv 1503.02531).
 
     Attributes:
         image, text: names in the batch; the i-th text belongs to the i-th image.

@@ -17,12 +17,13 @@ class BetaKernel:
     """Weights along a run by the density of a Beta distribution over the share of it that is done.
 
     Of T steps there are T + 1 points, the start model and the weights after each step; point t
-    lies at (t + 1/2) / (T + 1). With a = b = 1/2, as in TRACER (arXiv 2605.29380), the start and
-    the newest end of the run count most; with a = b = 1 all points count the same.
+    lies at (t + 1/2) / (T + 1), and the mean is a running one, as in TRACER (arXiv 2605.29380) and
+    its code: the teacher of step t is the mean over points 0 to t, with the weights that they will
+    have at the end. With a = b = 1/2, TRACER's, the start and the end of the run count most; with
+    a = b = 1 all points count the same.
 
-    Where the points lie in (0, 1), and that the mean is a running one, so that the teacher of step
-    t is the mean over points 0 to t with the weights that they will have at the end, is our
-    choice. So is that every step is a point.
+    Ours are two parameters where TRACER has one for both, weights kept as logarithms, and that the
+    statistics of batch normalisation are averaged too.
 
     Attributes:
         a, b: of the distribution; above 0.
