@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from schemas.errors import BadSample
+from shards.jpeg import decode_jpeg
+
+Decoder = Literal["pil", "simplejpeg"]
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused before any pixel is decoded: a few bytes can claim gigabytes.
@@ -45,10 +49,18 @@ class ImageInfo:
     height: int
 
 
-def decode_image(data: bytes) -> tuple[Image.Image, ImageInfo]:
+def decode_image(
+    data: bytes, *, decoder: Decoder = "pil", least: int | None = None
+) -> tuple[Image.Image, ImageInfo]:
     """Decode to an upright RGB image (EXIF orientation applied; CMYK, grey, palette converted).
 
     What is transparent becomes white.
+
+    Args:
+        data: of a JPEG, PNG or WebP.
+        decoder: of JPEGs; see shards.jpeg for the one that is not PIL's.
+        least: let a JPEG be halved while it is decoded, up to three times, as long as both sides
+            keep so many pixels; that is faster, and not quite the same as resizing.
 
     Returns:
         The image (mode RGB, 8 bits a channel) and its header.
@@ -62,7 +74,13 @@ def decode_image(data: bytes) -> tuple[Image.Image, ImageInfo]:
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
         info = _header(image)
-        image.load()
+        if least is not None:
+            image.draft(None, (least, least))  # of formats other than JPEG, nothing happens
+        fast = decode_jpeg(image, data) if decoder == "simplejpeg" else None
+        if fast is None:
+            image.load()
+        else:
+            image = fast
         image = ImageOps.exif_transpose(image)
         return _to_rgb(image), info
     except BadSample:

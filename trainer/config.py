@@ -38,6 +38,24 @@ class DataConfig:
         (),
     )
     crop_min: float = option("least share of an image's area that a random crop keeps", 0.9)
+    augment: str | None = option(
+        "YAML file with a list of torchvision.transforms.v2, such as - RandomHorizontalFlip: "
+        "{p: 0.5}, instead of the random crop; the model's normalisation is added (default: the "
+        "crop)",
+        None,
+        harmless=True,  # another name of the file; what it holds may not change
+    )
+    decoder: str = option(
+        "of JPEGs: simplejpeg is faster, with the same pixels, and is a package of its own",
+        "pil",
+        choices=("pil", "simplejpeg"),
+        harmless=True,
+    )
+    halve: bool = option(
+        "let JPEGs of twice the size that a crop needs, or more, be halved while they are "
+        "decoded: faster, and pixels a little different",
+        False,
+    )
     workers: int | None = option(
         "processes that read and decode; 0 does it between steps (default: one a core, at most 8)",
         None,
@@ -330,6 +348,12 @@ def check(config: TrainConfig) -> None:
     positive = (optim.lr, optim.probe_lr, optim.eps, optim.clip_grad)
     if any(value is not None and value <= 0 for value in positive):
         raise UserError("--lr, --probe-lr, --eps and --clip-grad must be above 0.")
+    if data.augment is not None and data.halve:
+        raise UserError(
+            "--halve goes by the size that --crop-min needs, not by --augment's; leave one out."
+        )
+    if data.augment is not None and data.crop_min != DataConfig.crop_min:
+        raise UserError("--crop-min means nothing with --augment; write it into that file.")
     if not data.anchors:
         for name, values in (("--lambda-tc", loss.lambda_tc), ("--lambda-itp", loss.lambda_itp)):
             if any(values):

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import BadSample, UserError
-from shards.images import decode_image
+from shards.images import Decoder, decode_image
 from shards.reader import RangeReader
+from trainer.augment import Transform
 from trainer.captions import Captions
 from trainer.draws import Order, Stream, draw_seed, generator
 from trainer.index import Anchors, ImageIndex
@@ -25,7 +25,6 @@ from trainer.signals import ignore_signals
 from trainer.templates import fill
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
-Transform = Callable[[Image.Image], torch.Tensor]
 Bad = tuple[str, str, str, str]
 """Which images (``finetune`` or ``pairs/NAME``), key, reason, detail."""
 
@@ -110,21 +109,6 @@ class Share:
         return f"pairs/{self.name}"
 
 
-def train_transform(preprocess_cfg: dict[str, Any], crop_min: float) -> Transform:
-    """open_clip's training transform: a random crop, resized; normalised as the model wants it.
-
-    Args:
-        preprocess_cfg: the model's.
-        crop_min: least share of the image's area that a crop keeps (FLYP: 0.9).
-
-    Returns:
-        RGB image to float32 [3, H, W]; it draws from torch's global generator.
-    """
-    cfg = PreprocessCfg(**preprocess_cfg)
-    transform: Transform = image_transform_v2(cfg, is_train=True, aug_cfg={"scale": (crop_min, 1)})
-    return transform
-
-
 class TrainingBatches(Dataset["Batch | UserError"]):
     """Item t is the batch of step t, or this process's share of it.
 
@@ -133,11 +117,13 @@ class TrainingBatches(Dataset["Batch | UserError"]):
     Args:
         index: finetune images.
         templates: with ``{c}``; one is drawn per visit of an image.
-        transform: see train_transform.
+        transform: RGB image to float32 [3, H, W]; see trainer.augment.
         tokenizer: texts to int64 tokens [N, context].
         seed: of every draw.
         batch_size: finetune images a step, all processes together.
         shares: what anchor sets add; their names differ.
+        decoder: of JPEGs.
+        least: sides that a JPEG keeps if it is made smaller while it is decoded; None for as it is.
         rank: of this process.
         world: number of processes.
     """
@@ -152,6 +138,8 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         seed: int,
         batch_size: int,
         shares: Sequence[Share] = (),
+        decoder: Decoder = "pil",
+        least: int | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -172,6 +160,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         self._transform = transform
         self._tokenizer = tokenizer
         self._seed = seed
+        self._decoder, self._least = decoder, least
         self._rank, self._world = rank, world
         self._reader: RangeReader | None = None  # opened by the process that reads
 
@@ -277,7 +266,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         return images, texts
 
     def _decode(self, data: bytes, seed: int) -> torch.Tensor:
-        image, _ = decode_image(data)
+        image, _ = decode_image(data, decoder=self._decoder, least=self._least)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._transform(image)
@@ -289,7 +278,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         if images:
             return torch.stack(images)
         with torch.random.fork_rng(devices=[]):  # no images, but of the shape that they have
-            return self._transform(Image.new("RGB", (8, 8)))[None][:0]
+            return self._transform(Image.new("RGB", (64, 64)))[None][:0]
 
 
 def load_batches(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
 from models.clip import Clip, load_clip
 from schemas.errors import UserError
+from shards.images import Decoder
+from shards.jpeg import check_installed
 from shards.reader import AnchorSet
+from trainer.augment import Augmentation, Transform, least_side, read_steps, train_transform
 from trainer.averages import Average
 from trainer.classifier import Classifier, at_random, from_zero_shot
 from trainer.config import TrainConfig
-from trainer.data import TrainingBatches, train_transform
+from trainer.data import TrainingBatches
 from trainer.data_sets import DataSet, open_data_sets
 from trainer.devices import choose_precision
 from trainer.head import zero_shot_head
@@ -85,6 +89,8 @@ def prepare(
         UserError: an option, the data or the model must be mended first.
     """
     method = load_method(config.loss.method or ("arf" if sets else "flyp"))
+    if config.data.decoder == "simplejpeg":
+        check_installed()
     weights = resolve_weights(config, method, sets)
     templates = templates_for(config.data.finetune, config.data.templates)
     index = open_finetune(config, world)
@@ -94,11 +100,13 @@ def prepare(
     dataset = TrainingBatches(
         index,
         templates=templates,
-        transform=train_transform(clip.preprocess_cfg, config.data.crop_min),
+        transform=make_transform(config, clip),
         tokenizer=clip.tokenizer,
         seed=config.run.seed,
         batch_size=config.data.batch_size,
         shares=shares,
+        decoder=cast(Decoder, config.data.decoder),
+        least=least_side(clip.preprocess_cfg, config.data.crop_min) if config.data.halve else None,
         rank=world.rank,
         world=world.size,
     )
@@ -107,6 +115,27 @@ def prepare(
     if config.run.grad_checkpointing:
         checkpoint_activations(clip.model)
     return Prepared(method, weights, templates, dataset, plan, clip)
+
+
+def augmentation(config: TrainConfig) -> list[dict[str, Any]] | None:
+    """The steps of --augment, or None.
+
+    Raises:
+        UserError: the file is not there, or holds no steps.
+    """
+    return None if config.data.augment is None else read_steps(config.data.augment)
+
+
+def make_transform(config: TrainConfig, clip: Clip) -> Transform:
+    """What is done to every training image.
+
+    Raises:
+        UserError: as augmentation, or its steps do not fit the model.
+    """
+    steps = augmentation(config)
+    if steps is None:
+        return train_transform(clip.preprocess_cfg, config.data.crop_min)
+    return Augmentation(steps, clip.preprocess_cfg, str(config.data.augment))
 
 
 def make_towers(ready: Prepared, config: TrainConfig, world: World) -> Towers:

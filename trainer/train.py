@@ -45,6 +45,7 @@ from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Plan
 from trainer.prepare import (
+    augmentation,
     make_averages,
     make_towers,
     open_measured,
@@ -90,13 +91,14 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
     measured = open_measured(config)
     best = best_by(config.run.best, measured) if config.run.best is not None else None
     check_trackers(config.run.track)
+    steps = augmentation(config)
     sets = open_sets(config)
     about_sets = [
         {"name": name, "digest": one.manifest.digest}
         for name, one in zip(set_names(sets), sets, strict=True)
     ]
     if finished:
-        check_inputs(folder, {"anchor_sets": about_sets})
+        check_inputs(folder, {"anchor_sets": about_sets, "augmentation": steps})
         again = measure_again(config, folder, measured, world.device) if world.first else None
         return TrainResult(folder, 0, {}, again)
     ready = prepare(config, sets, world)
@@ -107,6 +109,7 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
         "finetune_data": {"images": len(index), "sha256": index.digest()},
         "anchor_sets": about_sets,
         "templates": list(templates),
+        "augmentation": steps,
     }
     if world.first:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,9 @@ from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED
 from shards.decoding import Tally
 from shards.reader import AnchorSet, RangeReader
 from shards.sources import open_labelled
+from trainer.augment import train_transform
 from trainer.captions import Captions, join_captions
-from trainer.data import Batch, Share, TrainingBatches, load_batches, train_transform
+from trainer.data import Batch, Share, TrainingBatches, load_batches
 from trainer.draws import Order, Stream
 from trainer.index import ImageIndex, index_anchors, index_images
 
