@@ -77,6 +77,15 @@ class Batch:
         """The batch on a device; from pinned memory the copy overlaps with the computation."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until what the stream has to do now is done, on a GPU."""
+
+        def record(tensor: torch.Tensor) -> torch.Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._map(record)
+
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; the loader calls it for a GPU."""
         return self._map(torch.Tensor.pin_memory)

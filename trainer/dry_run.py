@@ -36,6 +36,7 @@ from trainer.prepare import (
     prepare,
     samples_per_epoch,
 )
+from trainer.prefetch import on_device
 from trainer.step import train_step
 from trainer.trackers import check_trackers
 
@@ -126,7 +127,8 @@ def _try(
     bad = BadSamples(config.data.max_bad_fraction, samples_per_epoch(dataset))
     pin = world.device.type == "cuda"
     stop = min(leg.stop, leg.start + STEPS)
-    pace = Pace(load_batches(dataset, leg.start, stop, workers=workers, pin=pin))
+    loaded = load_batches(dataset, leg.start, stop, workers=workers, pin=pin)
+    pace = Pace(on_device(loaded, world.device))
     model = Wrapped(towers, world)
     towers.train()
     clamp_logit_scale(towers.model)
@@ -140,7 +142,7 @@ def _try(
                 step - leg.start, peak=leg.lr, warmup=leg.warmup, total=leg.stop - leg.start
             )
             set_learning_rate(optimizer, rate)
-            loss = train_step(model, optimizer, batch.to(world.device), leg, plan, step, world.rank)
+            loss = train_step(model, optimizer, batch, leg, plan, step, world.rank)
             for average in averages:
                 average.follow(towers, step + 1)
             timed += 1

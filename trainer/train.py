@@ -52,6 +52,7 @@ from trainer.prepare import (
     prepare,
     samples_per_epoch,
 )
+from trainer.prefetch import on_device
 from trainer.teachers.teacher import describe_teacher
 from trainer.trackers import check_trackers
 
@@ -150,7 +151,8 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
         workers = config.data.workers
         workers = min(8, os.cpu_count() or 1) if workers is None else workers
         pin = world.device.type == "cuda"
-        batches = load_batches(dataset, start, plan.total, workers=workers, pin=pin)
+        loaded = load_batches(dataset, start, plan.total, workers=workers, pin=pin)
+        batches = on_device(loaded, world.device)
         run_loop(
             model,
             optimizer,
