@@ -23,6 +23,8 @@ from pipelines.embedding.metadata import LOCATE
 from pipelines.inference import choose_device
 from pipelines.options import parse
 from pipelines.retrieval import retrieve
+from pipelines.retrieval.plan import HITS_STAGE
+from pipelines.retrieval.tuning import FILLED, TRAINED, TRIED, TUNED
 from pipelines.selection import captions, judge, screen, select
 from pipelines.selection.evaluation import stage_name
 from pipelines.watching import worker_deaths, worker_output
@@ -137,6 +139,8 @@ def _units(
     if pool is not None and "screen" in config.stages:
         units[screen.STAGE] = len(pool.units)
     if pool is not None and "retrieve" in config.stages:
+        # How the search is cut into tasks, and whether there is an index, is planned later.
+        units |= dict.fromkeys((TRAINED, FILLED, TRIED, HITS_STAGE, TUNED), None)
         units[retrieve.STAGE] = len(finetune.units)
     if config.caption_scores.scores and "select" in config.stages:
         units[captions.SCORES] = len(finetune.units)

@@ -128,9 +128,20 @@ def read_parquet(place: str, columns: list[str] | None = None) -> pa.Table:
         return file.read(columns, use_threads=False)
 
 
+_STEPS = {
+    "locate": "select",
+    "judge": "select",
+    "score": "select",
+    "index": "retrieve",
+    "candidates": "assemble",
+}
+"""Steps that are no stage of --stages, by the stage that they are part of."""
+
+
 def _run_by(stage: str) -> str:
     """The stage of --stages that leaves the parts of ``stage``."""
-    return "select" if stage == "locate" else stage.split("-")[0]
+    first = stage.split("-")[0]
+    return _STEPS.get(first, first)
 
 
 def required_part(work: str, stage: str, number: int) -> Part:

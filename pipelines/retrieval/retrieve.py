@@ -8,6 +8,8 @@ that was killed repeats only the tasks that were in flight. Only numbers of task
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -31,6 +33,7 @@ from pipelines.retrieval.rule import GIVEN
 from pipelines.retrieval.search import nearest
 from pipelines.retrieval.tuning import Tuned
 from pipelines.selection.options import ScreenConfig
+from pipelines.watching.timing import timed
 from schemas.manifest import Counts
 from schemas.tables import NEIGHBOURS
 
@@ -145,9 +148,15 @@ def search(task: tuple[int, int], plan: Plan, tuned: Tuned, work: str) -> tuple[
     how = tuned.fingerprint if plan.choice.approximate else None
     wanted = fingerprint(HITS_STAGE, partition.fingerprint, group.fingerprint, plan.config.k, how)
     if plan.force or not finished(work, HITS_STAGE, number, wanted):
-        hits = _search(partition, group_queries(group, work), plan, tuned, work)
-        name = f"{partition.number}-{group.number}"
-        write_part(work, Part(HITS_STAGE, number, name, group.rows, wanted), hits_table(hits))
+
+        def make() -> Part:
+            hits = _search(partition, group_queries(group, work), plan, tuned, work)
+            counts = Counts(read=group.rows, kept=group.rows)
+            name = f"{partition.number}-{group.number}"
+            part = Part(HITS_STAGE, number, name, group.rows, wanted, counts=counts)
+            return write_part(work, part, hits_table(hits))
+
+        timed(work, make)
     return group.number, number
 
 
@@ -173,18 +182,21 @@ def _search(
 
 def merge_group(group: tuple[int, Iterable[int]], plan: Plan, work: str) -> Iterator[Part]:
     """Merge the hits of a group of queries, task by task, and write its neighbours."""
+    began = time.perf_counter()
     queries = plan.groups[group[0]]
     best = blank(queries.rows, 0)
     for number in sorted(group[1]):
         table = read_table(work, required_part(work, HITS_STAGE, number))
         best = merge(best, hits_of(table, queries.rows), plan.config.k)
     done = {part.number for part in plan.finished}
+    share = (time.perf_counter() - began) / len(queries.parts)
     start = 0
     for part in queries.parts:
         mine = best.lines(slice(start, start + part.rows))
         start += part.rows
         if part.number not in done:
-            yield write_neighbours(work, part, mine, plan)
+            make = functools.partial(write_neighbours, work, part, mine, plan)
+            yield timed(work, make, before=share)
 
 
 def without_search(plan: Plan, _: Tuned, work: str) -> Iterator[Part]:
@@ -196,7 +208,8 @@ def without_search(plan: Plan, _: Tuned, work: str) -> Iterator[Part]:
     done = {part.number for part in plan.finished}
     for part in plan.empty:
         if part.number not in done:
-            yield write_neighbours(work, part, blank(0, 0), plan)
+            make = functools.partial(write_neighbours, work, part, blank(0, 0), plan)
+            yield timed(work, make)
 
 
 def write_neighbours(work: str, query: Part, hits: Hits, plan: Plan) -> Part:

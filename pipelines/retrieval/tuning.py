@@ -7,6 +7,7 @@ measured recall goes into the manifest.
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipelines.retrieval.partitions import Group, Partition
 from pipelines.retrieval.plan import Plan
 from pipelines.retrieval.rule import GIVEN, IVF_PQ
 from pipelines.retrieval.search import nearest
+from pipelines.watching.timing import note, stopwatch
 from schemas.errors import UserError
 from schemas.tables import TRIALS
 from shards import places
@@ -58,8 +60,8 @@ def train_index(plan: Plan, work: str) -> str | None:
     wanted = fingerprint(TRAINED, plan.choice.recorded(), made_of)
     if not plan.force and finished(work, TRAINED, 0, wanted):
         return wanted
-    vectors = training_sample(plan, work)
-    with one_thread_for(plan.choice):
+    with stopwatch(work, TRAINED, 0), one_thread_for(plan.choice):
+        vectors = training_sample(plan, work)
         _write(work, TRAINED, 0, wanted, indices.train(plan.choice, vectors))
     return wanted
 
@@ -84,14 +86,16 @@ def prepare_partition(number: int, plan: Plan, trained: str | None, work: str) -
         place = index_place(work, number)
         if plan.force or not finished(work, FILLED, number, wanted):
             with (
+                stopwatch(work, FILLED, number),
                 opened(checked_index(work, None), mapped=False) as empty,
                 one_thread_for(plan.choice),
             ):
                 index = indices.fill(empty, Partition(work, group.parts))
-            _write(work, FILLED, number, wanted, index)
+                _write(work, FILLED, number, wanted, index)
     asked = [query.fingerprint for query in plan.groups]
     wanted = fingerprint(TRIED, wanted, asked, plan.config.k)
     if plan.force or not finished(work, TRIED, number, wanted):
+        began = time.perf_counter()
         trials = _try(plan, group, place, work)
         tables = [
             hits_table(hits).add_column(0, TRIALS.field(0), pa.array([level] * n, pa.int32()))
@@ -102,6 +106,7 @@ def prepare_partition(number: int, plan: Plan, trained: str | None, work: str) -
         extra = {"levels": list(trials)}
         part = Part(TRIED, number, str(number), group.rows, wanted, extra=extra)
         write_part(work, part, pa.concat_tables(tables))
+        note(work, TRIED, number, time.perf_counter() - began)
     return number
 
 
@@ -167,6 +172,7 @@ def tune(plan: Plan, prepared: list[int], work: str) -> Tuned:
     if done is not None:
         effort = done.extra["effort"]
         return Tuned(None if effort is None else Effort(*effort), plan.tuned)
+    began = time.perf_counter()
     about: dict[str, Any] = {"metric": "cosine", "storage": "float16"} | plan.choice.recorded()
     effort = None
     if plan.choice.approximate:
@@ -188,6 +194,7 @@ def tune(plan: Plan, prepared: list[int], work: str) -> Tuned:
     extra = {"options": plan.options, "index": about, "effort": effort}
     part = Part(TUNED, 0, plan.choice.type, 0, plan.tuned, extra=extra)
     write_part(work, part, pa.table({}))
+    note(work, TUNED, 0, time.perf_counter() - began)
     return Tuned(effort, plan.tuned)
 
 

@@ -8,6 +8,7 @@ have left, so that the best of two duplicates is the best that may stay.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipelines.selection.quota import Quota
 from pipelines.selection.rejected import rejected_place, rejected_row, write_rejected
 from pipelines.selection.union import NOTHING, by_pool_part
 from pipelines.selection.verdicts import Survivors, Verdict
+from pipelines.watching.timing import timed
 from schemas.errors import BadSample
 from schemas.record import IMAGE_TEXT_PAIR
 from schemas.tables import CANDIDATES
@@ -122,6 +124,7 @@ def write_selected(
     group: tuple[int, dict[str, Iterable[Any]]], work: str, options: dict[str, Any], force: bool
 ) -> Part:
     """Write the candidates of a pool part, and what was left out."""
+    began = time.perf_counter()
     number, found = group
     (judged,) = found["judged"]
     later: dict[int, Verdict] = {verdict.row: verdict for verdict in found["verdicts"]}
@@ -161,4 +164,5 @@ def write_selected(
     if known == made and places.exists(rejected_place(work, STAGE, number)):
         return known
     write_rejected(work, STAGE, number, rejected)
-    return write_part(work, made, table)
+    before = time.perf_counter() - began
+    return timed(work, lambda: write_part(work, made, table), before=before)

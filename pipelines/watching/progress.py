@@ -161,12 +161,8 @@ class Progress:
             number = _number(name)
             part = None if number is None else read_part(self._work, stage.stage, number)
             return None if part is None else part.counts
-        try:
-            body = json.loads(places.read_bytes(places.join(self._work, "shards", name)))
-            samples = int(body["entry"]["samples"])
-        except (ValueError, KeyError, TypeError, UserError):
-            return None
-        return Counts(read=samples, kept=samples)
+        samples = shard_samples(self._work, name)
+        return None if samples is None else Counts(read=samples, kept=samples)
 
     def _print(self, *, final: bool = False) -> None:
         now = time.monotonic()
@@ -189,6 +185,15 @@ class Progress:
         self._out.write(up + "".join(f"\r\x1b[K{line[:width]}\n" for line in lines))
         self._out.flush()
         self._drawn = len(lines)
+
+
+def shard_samples(work: str, name: str) -> int | None:
+    """Anchors of the shard that a file of WORK/shards tells of; None where it cannot be read."""
+    try:
+        body = json.loads(places.read_bytes(places.join(work, "shards", name)))
+        return int(body["entry"]["samples"])
+    except (ValueError, KeyError, TypeError, UserError):
+        return None
 
 
 def _number(name: str) -> int | None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.parts import Part, part_place, read_parquet, read_part
-from pipelines.watching.progress import ASSEMBLE, Progress, StageProgress
+from pipelines.watching.progress import ASSEMBLE, Progress, StageProgress, shard_samples
 from pipelines.watching.timing import read_timing
 from schemas.errors import UserError
 from schemas.manifest import Counts
@@ -136,8 +136,10 @@ def draw_up(
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for stage in progress.stages:
             if stage.stage == ASSEMBLE:
-                stages.append(_shards(stage))
+                stages.append(_shards(work, stage))
                 continue
+            if stage.units is None and not stage.done:
+                continue  # a step that this build did without, such as training an index
             numbers = sorted(
                 int(file.removesuffix(".parquet").rpartition("_")[2])
                 for file in stage.before.keys() | stage.made.keys()
@@ -159,9 +161,24 @@ def draw_up(
         )
 
 
-def _shards(stage: StageProgress) -> StageReport:
-    counts = stage.counts
-    return StageReport(stage.stage, stage.done, None, stage.reused, counts)
+def _shards(work: str, stage: StageProgress) -> StageReport:
+    """Shards are no parts; their timings lie under their kind."""
+    made = StageReport(stage.stage, stage.done, None, stage.reused, stage.counts)
+    for name in sorted(stage.before.keys() | stage.made.keys()):
+        kind, _, number = name.removesuffix(".json").rpartition("-")
+        seconds = (
+            read_timing(work, f"{ASSEMBLE}-{kind}", int(number)) if number.isdecimal() else None
+        )
+        samples = shard_samples(work, name)
+        if seconds is not None and samples is not None:
+            made.seconds = round(made.seconds + seconds, 3)
+            made.timed += 1
+            made.samples += samples
+            made.slowest.append(
+                {"part": f"{kind}/{number}", "seconds": seconds, "samples": samples}
+            )
+    made.slowest = sorted(made.slowest, key=lambda row: (-row["seconds"], row["part"]))[:_SLOWEST]
+    return made
 
 
 def _stage(stage: StageProgress, parts: list[Part], taken: dict[int, float | None]) -> StageReport:

@@ -31,9 +31,15 @@ from shards import places
 READ_IMAGES = ("caption", "embed-finetune", "embed-pool")
 
 
-def timed(work: str, make: Callable[[], Part]) -> Part:
-    """Make a part, and note how long that took."""
-    began = time.perf_counter()
+def timed(work: str, make: Callable[[], Part], *, before: float = 0.0) -> Part:
+    """Make a part, and note how long that took.
+
+    Args:
+        work: the work folder.
+        make: leaves the part.
+        before: seconds to add, its share of what was done for several parts at once.
+    """
+    began = time.perf_counter() - before
     part = make()
     note(work, part.stage, part.number, time.perf_counter() - began)
     if part.stage in READ_IMAGES:

@@ -128,6 +128,10 @@ def test_a_build_leaves_timings_and_a_report(reference: Reference) -> None:
         stages["embed-pool"]["seconds"], abs=0.01
     )
     assert stages["caption"]["samples_per_worker_second"] > 0
+    for name, stage in stages.items():
+        assert stage["timed"] == stage["parts"] > 0, name
+    assert {"retrieve-hits", "index-tuned", "judge", "assemble"} <= stages.keys()
+    assert "index-trained" not in stages  # the search was exact
     spreads = {d["title"]: d["spread"] for d in body["distributions"]}
     assert spreads["Caption lengths"]["count"] == 12
     kept = stages["select"]["counts"]["kept"]
