@@ -92,7 +92,7 @@ def _listed(steps: Any, path: str) -> list[dict[str, Any]]:
         name, given = (step, None) if isinstance(step, str) else (None, None)
         if isinstance(step, dict) and len(step) == 1:
             ((name, given),) = step.items()
-        settings = {} if given is None else given
+        settings: Any = {} if given is None else given
         if not isinstance(name, str) or not isinstance(settings, dict):
             raise UserError(
                 f"--augment {path!r}: {step!r} is no step; write - NAME: {{setting: value}}."

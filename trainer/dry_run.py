@@ -28,6 +28,7 @@ from trainer.output import claim, output_folder
 from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Leg
+from trainer.prefetch import on_device
 from trainer.prepare import (
     Prepared,
     make_averages,
@@ -36,7 +37,6 @@ from trainer.prepare import (
     prepare,
     samples_per_epoch,
 )
-from trainer.prefetch import on_device
 from trainer.step import train_step
 from trainer.trackers import check_trackers
 

@@ -44,6 +44,7 @@ from trainer.output import (
 from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
 from trainer.plan import Plan
+from trainer.prefetch import on_device
 from trainer.prepare import (
     augmentation,
     make_averages,
@@ -52,7 +53,6 @@ from trainer.prepare import (
     prepare,
     samples_per_epoch,
 )
-from trainer.prefetch import on_device
 from trainer.teachers.teacher import describe_teacher
 from trainer.trackers import check_trackers
 
