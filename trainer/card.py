@@ -13,7 +13,7 @@ import open_clip
 from trainer.data_sets import GROUPS
 
 CARD_NAME = "README.md"
-_SETTINGS = ("batch_size", "anchor_batch_sizes", "precision", "steps_per_epoch")
+_SETTINGS = ("batch_size", "anchor_batch_sizes", "precision", "steps_per_epoch", "teacher")
 
 
 def model_card(name: str, run: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
@@ -31,6 +31,8 @@ def model_card(name: str, run: Mapping[str, Any], results: Mapping[str, Any] | N
     template = Path(__file__).with_name("card.md").read_text("utf-8")
     inputs, resolved, config = run["inputs"], run["resolved"], run["config"]
     settings = {setting: resolved[setting] for setting in _SETTINGS if resolved.get(setting)}
+    if config["optim"].get("ema") is not None:
+        settings["weights"] = f"exponential moving average, decay {config['optim']['ema']:g}"
     return environment.from_string(template).render(
         name=name,
         base_model=hub_name(config["run"]["model"]),

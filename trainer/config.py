@@ -38,6 +38,15 @@ class DataConfig:
         (),
     )
     crop_min: float = option("least share of an image's area that a random crop keeps", 0.9)
+    shuffle: str = option(
+        "order of the samples: any (global), or tar after tar in a drawn order, mixed over a "
+        "window (shards), for disks and networks that are slow to jump",
+        "global",
+        choices=("global", "shards"),
+    )
+    shuffle_window: int | None = option(
+        "with --shuffle shards: samples that are mixed (default: 10000)", None
+    )
     augment: str | None = option(
         "YAML file with a list of torchvision.transforms.v2, such as - RandomHorizontalFlip: "
         "{p: 0.5}, instead of the random crop; the model's normalisation is added (default: the "
@@ -141,7 +150,11 @@ class TeacherConfig:
         "run (default: 0.5 0.5)",
         (),
     )
-    distill_weight: float | None = option("weight of each distillation term (default: 1)", None)
+    distill_weight: float | None = option(
+        "weight of each distillation term; 0 leaves them out, for a method whose own term asks the "
+        "teacher (default: 1)",
+        None,
+    )
     distill_temperature: float | None = option(
         "divides the logits of model and teacher; its square multiplies the term (default: 1)", None
     )
@@ -326,6 +339,7 @@ def check(config: TrainConfig) -> None:
         *(("--lambda-itp", weight, 0) for weight in loss.lambda_itp),
         ("--probe-epochs", optim.probe_epochs, 1),
         ("--chunk-size", run.chunk_size, 1),
+        ("--shuffle-window", data.shuffle_window, 1),
         ("--workers", data.workers, 0),
         ("--max-bad-fraction", data.max_bad_fraction, 0),
         ("--epochs", optim.epochs, 1),
@@ -348,6 +362,8 @@ def check(config: TrainConfig) -> None:
     positive = (optim.lr, optim.probe_lr, optim.eps, optim.clip_grad)
     if any(value is not None and value <= 0 for value in positive):
         raise UserError("--lr, --probe-lr, --eps and --clip-grad must be above 0.")
+    if data.shuffle_window is not None and data.shuffle != "shards":
+        raise UserError("--shuffle-window means nothing without --shuffle shards; give that too.")
     if data.augment is not None and data.halve:
         raise UserError(
             "--halve goes by the size that --crop-min needs, not by --augment's; leave one out."
@@ -380,16 +396,17 @@ def _check_teacher(config: TeacherConfig) -> None:
         raise UserError(f"--teacher-decay means nothing with --teacher {config.teacher}; give ema.")
     if beta and config.teacher != "wma":
         raise UserError(f"--teacher-beta means nothing with --teacher {config.teacher}; give wma.")
-    distilled = (
+    for name, value in (
         ("--distill-weight", config.distill_weight),
         ("--distill-temperature", config.distill_temperature),
-    )
-    for name, value in (*distilled, ("--distill-on", config.distill_on)):
+        ("--distill-on", config.distill_on),
+    ):
         if config.teacher == "none" and value not in (None, "auto"):
             raise UserError(f"{name} needs a teacher; give --teacher frozen, ema or wma.")
-    for name, number in distilled:
-        if number is not None and number <= 0:
-            raise UserError(f"{name} must be above 0, not {number}.")
+    if config.distill_weight is not None and config.distill_weight < 0:
+        raise UserError(f"--distill-weight must be at least 0, not {config.distill_weight}.")
+    if config.distill_temperature is not None and config.distill_temperature <= 0:
+        raise UserError(f"--distill-temperature must be above 0, not {config.distill_temperature}.")
     if decay is not None and not 0 < decay < 1:
         raise UserError(f"--teacher-decay must be above 0 and below 1, not {decay}.")
     if beta and (len(beta) != 2 or min(beta) <= 0):

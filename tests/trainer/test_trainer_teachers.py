@@ -268,6 +268,36 @@ def test_a_dry_run_takes_steps_with_a_teacher(config: Config, vit_folder: Path) 
     assert "teacher and averages" in said
 
 
+OWN = """
+from trainer.methods.method import Method, Phase
+from trainer.objective.features import Feature
+
+class Spread:
+    name, weight = "spread", 1.0
+    features = (Feature("image", "finetune"), Feature("image", "finetune", teacher=True))
+
+    def __call__(self, features, batch, towers, gather):
+        model, teacher = (features[feature] for feature in self.features)
+        assert towers.teacher is not None and not teacher.requires_grad
+        return (model - teacher).square().sum()
+
+METHOD = Method("own", "near a teacher", (Phase(lambda given: [Spread()]),))
+"""
+
+
+def test_a_term_of_ones_own_asks_the_teacher(run: Run, tmp_path: Path, vit_folder: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    flags = ("--model", vit_folder, "--teacher", "frozen", "--distill-weight", "0")
+    flags += ("--epochs", "1", "--precision", "bf16", "--weight-decay", "100")
+    result = run("--method", tmp_path / "own.py", *flags)
+    values = [line["spread"] for line in read_metrics(result.output)]
+    assert all("distill" not in name for name in read_metrics(result.output)[0])
+    assert values[0] == 0  # the same weights, in the same precision
+    assert values[-1] > 0  # only the decay moves them
+    card = (result.output / "README.md").read_text()
+    assert "frozen" in card
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -278,7 +308,8 @@ def test_a_dry_run_takes_steps_with_a_teacher(config: Config, vit_folder: Path) 
         ("--teacher ema --teacher-decay 1", "--teacher-decay must be above 0 and below 1"),
         ("--distill-weight 1", "--distill-weight needs a teacher"),
         ("--distill-on pairs", "--distill-on needs a teacher"),
-        ("--teacher frozen --distill-weight 0", "--distill-weight must be above 0"),
+        ("--teacher frozen --distill-weight -1", "--distill-weight must be at least 0"),
+        ("--teacher frozen --distill-weight 0", "--distill-weight 0 leaves the teacher nothing"),
         ("--teacher frozen --distill-temperature -1", "--distill-temperature must be above 0"),
         ("--ema 1", "--ema must be above 0 and below 1"),
         ("--teacher frozen --method ft", "needs a contrastive term, which --method ft has not"),
@@ -292,14 +323,7 @@ def test_what_means_nothing_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("own.py").write_text(
-        "from trainer.methods.method import Method, Phase\n"
-        "from trainer.objective.features import Feature\n"
-        "class Spread:\n"
-        "    name, weight = 'spread', 1.0\n"
-        "    features = (Feature('image', 'finetune', teacher=True),)\n"
-        "METHOD = Method('own', 'of a teacher', (Phase(lambda given: [Spread()]),))\n"
-    )
+    Path("own.py").write_text(OWN)
     with pytest.raises(UserError) as raised:
         run(*flags.split())
     assert sentence in str(raised.value)
