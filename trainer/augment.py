@@ -89,7 +89,7 @@ def _listed(steps: Any, path: str) -> list[dict[str, Any]]:
         )
     found: list[dict[str, Any]] = []
     for step in steps:
-        name, given = (step, None) if isinstance(step, str) else (None, None)
+        name, given = (step if isinstance(step, str) else None), None
         if isinstance(step, dict) and len(step) == 1:
             ((name, given),) = step.items()
         settings: Any = {} if given is None else given

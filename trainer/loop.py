@@ -47,7 +47,8 @@ def run_loop(
     Args:
         model: the towers, on the world's device.
         optimizer: over their parameters.
-        batches: of steps ``start``, ``start`` + 1, ...; this process's share of each.
+        batches: of steps ``start``, ``start`` + 1, ..., on the world's device; this process's
+            share of each.
         plan: see Plan.
         start: steps done before.
         world: the processes that train together; the first writes and speaks.
@@ -96,9 +97,7 @@ def run_loop(
                     step - leg.start, peak=leg.lr, warmup=leg.warmup, total=leg.stop - leg.start
                 )
                 set_learning_rate(optimizer, rate)
-                loss = train_step(
-                    model, optimizer, batch.to(world.device), leg, plan, step, world.rank
-                )
+                loss = train_step(model, optimizer, batch, leg, plan, step, world.rank)
                 pace.images += batch.samples() * world.size
                 done = step + 1
                 for average in averages:
