@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -133,6 +135,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         shares: what anchor sets add; their names differ.
         decoder: of JPEGs.
         least: sides that a JPEG keeps if it is made smaller while it is decoded; None for as it is.
+        window: read shard after shard, mixed over so many samples; None for any order.
         rank: of this process.
         world: number of processes.
     """
@@ -149,18 +152,26 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         shares: Sequence[Share] = (),
         decoder: Decoder = "pil",
         least: int | None = None,
+        window: int | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.index = index
         self.shares = tuple(shares)
-        self.order = Order(seed, Stream.FINETUNE_ORDER, len(index), batch_size)
+
+        def shards(file: NDArray[np.int32]) -> dict[str, Any]:
+            return {} if window is None else {"shard": file, "window": window}
+
+        self.order = Order(
+            seed, Stream.FINETUNE_ORDER, len(index), batch_size, **shards(index.file)
+        )
         self.pair_orders = {
             number: Order(
                 draw_seed(seed, Stream.ANCHOR_ORDER, number),
                 Stream.ANCHOR_ORDER,
                 len(share.pairs),
                 share.batch_size,
+                **shards(share.pairs.file),
             )
             for number, share in enumerate(self.shares)
             if share.pairs is not None

@@ -43,6 +43,28 @@ def steps_per_epoch(size: int, batch: int) -> int:
     return -(-size // batch)
 
 
+def by_shards(
+    shard: NDArray[np.integer], window: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """A permutation that reads shard after shard: shards in a drawn order, then a window.
+
+    In it every sample moves by less than ``window`` places, so that of the shards only those that
+    the window touches are read from.
+
+    Args:
+        shard: int [N], of each sample.
+        window: places, at least 1; 1 moves none.
+        random: of the draws.
+
+    Returns:
+        int64 [N].
+    """
+    place = random.permutation(int(shard.max()) + 1)
+    sequence = np.argsort(place[shard], kind="stable")
+    later = np.arange(len(shard)) + window * random.random(len(shard))
+    return sequence[np.argsort(later, kind="stable")].astype(np.int64)
+
+
 class Order:
     """The order in which a set of samples is visited: a new permutation every epoch.
 
@@ -54,10 +76,23 @@ class Order:
     Args:
         size: samples in the set, at least 1.
         batch: most samples a step, all processes together.
+        shard: int [size], of each sample, where shards are read one after the other (see
+            by_shards); None for permutations of all samples, each as likely.
+        window: of by_shards.
     """
 
-    def __init__(self, seed: int, stream: Stream, size: int, batch: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        stream: Stream,
+        size: int,
+        batch: int,
+        *,
+        shard: NDArray[np.integer] | None = None,
+        window: int = 1,
+    ) -> None:
         self.size = size
+        self._shard, self._window = shard, window
         self.batch = min(size, batch)
         self.steps_per_epoch = steps_per_epoch(size, self.batch)
         self._seed = seed
@@ -77,7 +112,11 @@ class Order:
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         if self._latest is None or self._latest[0] != epoch:
-            order = generator(self._seed, self._stream, epoch).permutation(self.size)
+            random = generator(self._seed, self._stream, epoch)
+            if self._shard is None:
+                order = random.permutation(self.size)
+            else:
+                order = by_shards(self._shard, self._window, random)
             self._latest = (epoch, order)
         start, stop = (self.size * i // self.steps_per_epoch for i in (within, within + 1))
         return epoch, self._latest[1][start:stop][rank::world]

@@ -17,10 +17,11 @@ from trainer.augment import Augmentation, Transform, least_side, read_steps, tra
 from trainer.averages import Average
 from trainer.classifier import Classifier, at_random, from_zero_shot
 from trainer.config import TrainConfig
-from trainer.data import TrainingBatches
+from trainer.data import Share, TrainingBatches
 from trainer.data_sets import DataSet, open_data_sets
 from trainer.devices import choose_precision
 from trainer.head import zero_shot_head
+from trainer.index import ImageIndex
 from trainer.inputs import open_finetune, open_shares, resolve_weights
 from trainer.methods import load_method
 from trainer.methods.method import AnchorWeights, Ingredients, Method
@@ -33,6 +34,8 @@ from trainer.teachers.terms import teacher_terms
 from trainer.templates import templates_for
 
 PROBE_EPOCHS, PROBE_LR = 5, 1e-3
+WINDOW = 10_000
+"""Samples that --shuffle shards mixes."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def prepare(
         batch_size=config.data.batch_size,
         shares=shares,
         decoder=cast(Decoder, config.data.decoder),
+        window=shuffle_window(config, index, shares),
         least=least_side(clip.preprocess_cfg, config.data.crop_min) if config.data.halve else None,
         rank=world.rank,
         world=world.size,
@@ -136,6 +140,22 @@ def make_transform(config: TrainConfig, clip: Clip) -> Transform:
     if steps is None:
         return train_transform(clip.preprocess_cfg, config.data.crop_min)
     return Augmentation(steps, clip.preprocess_cfg, str(config.data.augment))
+
+
+def shuffle_window(config: TrainConfig, index: ImageIndex, shares: Sequence[Share]) -> int | None:
+    """Samples over which shards are mixed; None where the order knows no shards.
+
+    Raises:
+        UserError: nothing is in shards.
+    """
+    if config.data.shuffle == "global":
+        return None
+    if (index.offset < 0).all() and all(share.pairs is None for share in shares):
+        raise UserError(
+            f"--shuffle shards means nothing for {config.data.finetune!r}, where every image is a "
+            f"file of its own; leave it out."
+        )
+    return config.data.shuffle_window or WINDOW
 
 
 def make_towers(ready: Prepared, config: TrainConfig, world: World) -> Towers:
