@@ -18,6 +18,7 @@ from benchmarks import (
     recall,
     search_speed,
     stage_speed,
+    trainer_speed,
     verify_speed,
 )
 from benchmarks.contest import contest
@@ -127,3 +128,13 @@ def test_stage_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert list(body["results"]) == ["caption", "embed"]
     check_contests(body["results"], rounds=1)
     assert capsys.readouterr().out.startswith("bare loop's time / ours")
+
+
+def test_trainer_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Path(trainer_speed.__file__).parent.parent / "toyworld" / "models" / "clip"
+    sizes = ("--samples", "20", "--batch", "8", "--steps", "2", "--rounds", "1", "--workers", "1")
+    body = run(trainer_speed.main, tmp_path, "--model", str(model), *sizes)
+    assert list(body["results"]) == ["arf, bare", "arf, ours", "our loop", "real loader"]
+    check_contests(body["results"], rounds=1)
+    assert body["arf_cost"] > 0
+    assert "over what they cost bare" in capsys.readouterr().out
