@@ -70,8 +70,8 @@ class ImageIndex:
         if self.offset[i] >= 0:
             return reader.read(place, int(self.offset[i]), int(self.size[i]))
         try:
-            return places.read_bytes(place)
-        except UserError as error:
+            return places.read_limited(place, MAX_MEMBER_BYTES)
+        except UserError as error:  # or a pipe, or too large to be an image
             raise BadSample("missing_file", str(error)) from None
         except OSError as error:
             raise BadSample("unreadable_file", str(error)) from None
@@ -135,6 +135,10 @@ def _walk(unit: Unit, classes: int, known: int, tally: Tally) -> tuple[list[str]
     names: list[str] = []
     references: list[_Reference] = []
     for item in unit.items:
+        key = places.printable(item.path)
+        if key != item.path:
+            tally.drop(key, BadSample("bad_name", "the name of the file is not UTF-8"))
+            continue
         if item.class_index is None:
             tally.drop(item.path, BadSample("no_class_folder", "lies outside a class folder"))
             continue
