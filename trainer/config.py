@@ -55,7 +55,7 @@ class DataConfig:
         harmless=True,  # another name of the file; what it holds may not change
     )
     decoder: str = option(
-        "of JPEGs: simplejpeg is faster, with the same pixels, and is a package of its own",
+        "of JPEGs: simplejpeg is a little faster, with the same pixels, and a package of its own",
         "pil",
         choices=("pil", "simplejpeg"),
         harmless=True,
