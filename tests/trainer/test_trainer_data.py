@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,25 @@ def test_samples_that_cannot_be_indexed_are_counted(images: Path, tmp_path: Path
     index = index_images(open_labelled(str(root)), tally)
     assert len(index) == 24
     assert tally.dropped == {"no_label": 1, "bad_label": 1, "no_image": 1}
+
+
+def test_files_that_no_build_would_take_are_counted(
+    images: Path, make_batches: MakeBatches, tmp_path: Path
+) -> None:
+    root = shutil.copytree(images, tmp_path / "odd")
+    (root / "stray.jpg").write_bytes(b"x")
+    shutil.copy(root / "red" / "000.jpg", root / "red" / os.fsdecode(b"\xff.jpg"))
+    os.mkfifo(root / "red" / "pipe.jpg")
+    tally = Tally()
+    assert len(index_images(open_labelled(str(root)), tally)) == 25
+    assert tally.dropped == {"no_class_folder": 1, "bad_name": 1}
+    # A pipe that nobody writes to would be waited for without end.
+    batches = list(
+        load_batches(make_batches(with_anchors=False, place=root), 0, 4, workers=0, pin=False)
+    )
+    bad = [what for batch in batches for what in batch.bad]
+    assert [what[:3] for what in bad] == [("finetune", "red/pipe.jpg", "missing_file")]
+    assert sum(map(len, batches)) == 24
 
 
 def test_captions_join_by_place(images: Path, anchors: Path) -> None:
