@@ -175,9 +175,10 @@ class RunConfig:
     seed: int = option("seed of every draw", 0)
     device: str = option("auto, cpu, cuda or cuda:N", "auto", harmless=True)
     precision: str = option(
-        "of the forward pass; auto is bf16 on a GPU and fp32 elsewhere",
+        "of the forward pass; auto is bf16 on a GPU and fp32 elsewhere; fp16 scales the loss, for "
+        "GPUs without bf16",
         "auto",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
     chunk_size: int | None = option(
         "images or texts that are encoded at once: GradCache, for batches that do not fit into "

@@ -36,7 +36,12 @@ def choose_precision(spec: str, device: torch.device) -> torch.dtype:
     """``auto`` is bfloat16 on a GPU and float32 elsewhere."""
     if spec == "auto":
         spec = "bf16" if device.type == "cuda" else "fp32"
-    return torch.bfloat16 if spec == "bf16" else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec]
+
+
+def make_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler | None:
+    """What scales the loss so that small gradients survive float16; other types need none."""
+    return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

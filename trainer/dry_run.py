@@ -18,7 +18,7 @@ from trainer.best import best_by
 from trainer.config import TrainConfig, check
 from trainer.data import load_batches
 from trainer.data_sets import DataSet
-from trainer.devices import choose_device
+from trainer.devices import choose_device, make_scaler
 from trainer.faults import in_words
 from trainer.inputs import open_sets
 from trainer.metrics import BadSamples, Pace
@@ -133,6 +133,7 @@ def _try(
     towers.train()
     clamp_logit_scale(towers.model)
     model.train_only(leg.trains)
+    scaler = make_scaler(plan.precision, world.device)
     losses: dict[str, float] = {}
     timed = 0
     with in_words():
@@ -142,7 +143,7 @@ def _try(
                 step - leg.start, peak=leg.lr, warmup=leg.warmup, total=leg.stop - leg.start
             )
             set_learning_rate(optimizer, rate)
-            loss = train_step(model, optimizer, batch, leg, plan, step, world.rank)
+            loss = train_step(model, optimizer, batch, leg, plan, step, world.rank, scaler)
             for average in averages:
                 average.follow(towers, step + 1)
             timed += 1

@@ -38,6 +38,7 @@ def run_loop(
     measuring: Measuring | None = None,
     track: Sequence[str] = (),
     averages: Sequence[Average] = (),
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Train from step ``start`` to the end of the plan.
 
@@ -59,6 +60,7 @@ def run_loop(
         measuring: measures every ``plan.eval_every`` epochs, in the first process.
         track: names of trackers, see trainer.trackers.
         averages: of the weights, which follow every step; ``parts`` should hold them too.
+        scaler: of the loss, for float16; ``parts`` should hold it too.
 
     Raises:
         UserError: too many bad samples or skipped steps, a dead worker, a full disk.
@@ -97,7 +99,7 @@ def run_loop(
                     step - leg.start, peak=leg.lr, warmup=leg.warmup, total=leg.stop - leg.start
                 )
                 set_learning_rate(optimizer, rate)
-                loss = train_step(model, optimizer, batch, leg, plan, step, world.rank)
+                loss = train_step(model, optimizer, batch, leg, plan, step, world.rank, scaler)
                 pace.images += batch.samples() * world.size
                 done = step + 1
                 for average in averages:

@@ -30,8 +30,14 @@ def train_step(
     plan: Plan,
     step: int,
     rank: int = 0,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Loss | None:
     """One step of the optimiser on one batch, which is on the model's device.
+
+    Args:
+        scaler: of the loss, for float16 (trainer.devices.make_scaler). A gradient that overflows
+            moves nothing and halves the scale; that is its search for one, and no fault as long as
+            the scale is above 1.
 
     Returns:
         The loss, or None where the batch has nothing to learn from; then nothing moves. Nor does
@@ -55,7 +61,8 @@ def train_step(
                 features = model(inputs)
             loss = value(features)
             if loss is not None:
-                loss.total.backward()  # type: ignore[no-untyped-call]
+                total = loss.total if scaler is None else scaler.scale(loss.total)
+                total.backward()  # type: ignore[no-untyped-call]
     else:
 
         def encode(some: grad_cache.Inputs) -> Features:
@@ -71,16 +78,24 @@ def train_step(
             seeded=lambda number: _seeded(
                 draw_seed(plan.seed, Stream.FORWARD, step, rank, number), device
             ),
+            scaler=scaler,
         )
         if loss is not None:
             model.exchange()
     if loss is None:
         return None
+    if scaler is not None:
+        scaler.unscale_(optimizer)  # the norm and its limit are of the true gradient
     norm = gradient_norm(list(model.towers.parameters()), plan.clip_grad)
-    finite = loss.total.detach().isfinite() & norm.isfinite()
+    sound = loss.total.detach().isfinite()
+    finite = sound & norm.isfinite()
     update_if(optimizer, finite)
     statistics.restore_unless(finite)
     clamp_logit_scale(model.towers.model)
+    if scaler is not None:
+        scale = scaler.scale(torch.ones((), device=device))  # unlike get_scale, waits for no GPU
+        finite = finite | (sound & (scale > 1))
+        scaler.update()
     return replace(loss, grad_norm=norm, finite=finite)
 
 

@@ -23,7 +23,7 @@ from trainer.classifier import (
 from trainer.config import TrainConfig, check
 from trainer.data import TrainingBatches, load_batches
 from trainer.data_sets import DataSet
-from trainer.devices import choose_device
+from trainer.devices import choose_device, make_scaler
 from trainer.draws import Order
 from trainer.evaluate import evaluate_all
 from trainer.faults import NONFINITE_NAME, NonFinite
@@ -128,6 +128,9 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
     parts: dict[str, Stateful] = {"model": towers, "optimizer": optimizer}
     averages = make_averages(config, towers, plan.total)
     parts |= averages
+    scaler = make_scaler(plan.precision, world.device)
+    if scaler is not None:
+        parts["scaler"] = scaler
     state = load_state(folder, parts, quiet=not world.first)
     start = 0
     if state is not None:
@@ -167,6 +170,7 @@ def _train(config: TrainConfig, world: World) -> TrainResult:
             measuring=measuring if plan.eval_every is not None else None,
             track=config.run.track,
             averages=list(averages.values()),
+            scaler=scaler,
         )
     if bad.total:
         say(f"left out: {bad.describe()}; for example {'; '.join(bad.examples)}", world)

@@ -1,15 +1,19 @@
-"""Gradient checkpointing: the same gradients for less memory."""
+"""Gradient checkpointing: the same gradients for less memory. float16: a loss that is scaled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from models.clip import Clip, load_clip
 from schemas.errors import UserError
+from trainer import loop
+from trainer.metrics import read_metrics
 from trainer.prepare import checkpoint_activations
 from trainer.train import TrainResult
 
@@ -43,3 +47,48 @@ def test_checkpointed_gradients_are_the_plain_ones(vit_folder: Path) -> None:
 def test_checkpointing_batch_normalisation_is_refused(run: Callable[..., TrainResult]) -> None:
     with pytest.raises(UserError, match="--grad-checkpointing needs a model without batch norm"):
         run("--grad-checkpointing")
+
+
+def _killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = loop.train_step, []
+
+    def dies(*given: Any) -> Any:
+        if len(calls) == steps:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(loop, "train_step", dies)
+
+
+@pytest.mark.parametrize("chunk", [(), ("--chunk-size", "3")])
+def test_float16_resumes_to_the_bit_with_the_scale_of_its_loss(
+    chunk: tuple[str, ...],
+    vit_folder: Path,
+    tmp_path: Path,
+    run: Callable[..., TrainResult],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def weights(folder: Path) -> dict[str, torch.Tensor]:
+        return dict(load_file(folder / "open_clip_model.safetensors"))
+
+    def scaler(*_: object) -> torch.amp.GradScaler:  # one that overflows, and grows, in six steps
+        return torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
+
+    monkeypatch.setattr("trainer.train.make_scaler", scaler)
+    flags = ("--model", vit_folder, "--precision", "fp16", "--clip-grad", "1", *chunk)
+    flags += ("--checkpoint-every", "1", "--epochs", "3")
+    whole = run(*flags, "--output", tmp_path / "whole")
+    lines = read_metrics(whole.output)
+    overflown = [line["grad_norm"] is None for line in lines]
+    assert overflown[0]  # the search for a scale
+    assert not all(overflown)
+    assert all(line["nonfinite"] == 0 for line in lines)
+    with monkeypatch.context() as patch:
+        _killed_after(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(*flags, "--output", tmp_path / "cut")
+    cut = run(*flags, "--output", tmp_path / "cut")
+    one, other, before = weights(whole.output), weights(cut.output), weights(vit_folder)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not all(torch.equal(one[name], before[name]) for name in one)

@@ -29,6 +29,7 @@ def backward(
     *,
     chunk: int,
     seeded: Seeded,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Loss | None:
     """Add the gradient of ``loss(encode(inputs))`` to the weights.
 
@@ -41,6 +42,7 @@ def backward(
         loss: of the features of the whole batch.
         chunk: rows that are encoded at once.
         seeded: see Seeded.
+        scaler: multiplies the loss, and so the gradient, by its scale.
 
     Returns:
         The loss; None where there is none, and so no gradient.
@@ -57,7 +59,8 @@ def backward(
     value = loss(cached)
     if value is None:
         return None
-    value.total.backward()  # type: ignore[no-untyped-call]
+    total = value.total if scaler is None else scaler.scale(value.total)
+    total.backward()  # type: ignore[no-untyped-call]
     done = dict.fromkeys(cached, 0)
     for number, (feature, rows) in enumerate(parts):
         start = done[feature]
