@@ -325,7 +325,7 @@ class Composition:
         candidates: list[Parts] = []
         roots: dict[str, str] = {}
         if captions is not None:
-            step = assemble.TextCompensated(work=self._config.work)
+            step = assemble.TextCompensated(work=self._config.work, force=self._config.force)
             made = _each("captions", captions) | TEXT_COMPENSATED >> step
             candidates.append(self._listed(TEXT_COMPENSATED, made, ceiling=False))
             plans.append(self._planned(TEXT_COMPENSATED, candidates[-1]))

@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines.candidates import CANDIDATE_STAGE, candidate_table
-from pipelines.parts import Part, fingerprint, read_table, required_part, write_part
+from pipelines.parts import Part, fingerprint, finished, read_table, required_part, write_part
 from pipelines.reading import publish
 from pipelines.watching.timing import stopwatch
 from schemas.errors import UserError
@@ -24,19 +24,25 @@ from shards.writer import write_shard
 
 
 class TextCompensated(beam.PTransform):  # type: ignore[misc]
-    """``PCollection[Part] of captions -> PCollection[Part] of candidates``."""
+    """``PCollection[Part] of captions -> PCollection[Part] of candidates``.
 
-    def __init__(self, *, work: str) -> None:
+    Args:
+        work: the work folder.
+        force: redo parts that are finished.
+    """
+
+    def __init__(self, *, work: str, force: bool) -> None:
         super().__init__()
         self._work = work
+        self._force = force
 
     def expand(self, captions: beam.PCollection[Part]) -> beam.PCollection[Part]:
         """See the class."""
-        return captions | beam.Map(caption_candidates, self._work)
+        return captions | beam.Map(caption_candidates, self._work, self._force)
 
 
-def caption_candidates(part: Part, work: str) -> Part:
-    """Every captioned image is a candidate."""
+def caption_candidates(part: Part, work: str, force: bool) -> Part:
+    """Every captioned image is a candidate; nothing is written where that is done."""
     table = read_table(work, part)
     stage = CANDIDATE_STAGE[TEXT_COMPENSATED]
     counts = Counts(read=table.num_rows, kept=table.num_rows)
@@ -44,7 +50,8 @@ def caption_candidates(part: Part, work: str) -> Part:
     rows = table.to_pylist()
     content = fingerprint(stage, part.fingerprint, rows)
     made = Part(stage, part.number, part.name, len(rows), content, part.input_fingerprint, counts)
-    return write_part(work, made, candidate_table(rows))
+    known = None if force else finished(work, stage, part.number, content)
+    return known if known == made else write_part(work, made, candidate_table(rows))
 
 
 @dataclass(frozen=True)
