@@ -22,9 +22,17 @@ $(TOOLS)/.installed: tests/tools/constraints.txt
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -c $< --no-deps clip-retrieval
 	touch $@
 
-tools: $(TOOLS)/.installed
+# open_clip's trainer, which benchmarks/trainer_open_clip.py runs, wants this webdataset; all else of
+# it is ours.
+$(TOOLS)/open_clip_train: $(TOOLS)/.installed
+	rm -rf $@.part
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $@.part webdataset==0.2.86
+	mv $@.part $@
 
-test: $(VENV)/.installed $(TOOLS)/.installed
+tools: $(TOOLS)/.installed $(TOOLS)/open_clip_train
+
+test: $(VENV)/.installed tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -22,7 +22,6 @@ import models  # noqa: F401  (before open_clip: it makes torchvision importable)
 
 # isort: split
 import apache_beam as beam
-import open_clip
 import torch
 from transformers import (
     AutoImageProcessor,
@@ -33,7 +32,8 @@ from transformers import (
 
 from benchmarks.contest import FIGURES, conditions, contest, figures, parser, report
 from benchmarks.made import photograph
-from models.clip import Clip, load_clip, save_clip
+from benchmarks.random_clip import write_clip
+from models.clip import load_clip
 from pipelines.captioning.caption import Caption
 from pipelines.captioning.decoding import Decoding
 from pipelines.captioning.options import CaptionConfig
@@ -47,14 +47,6 @@ from shards.sources import Source, open_labelled, open_pool
 WORDS = Path(__file__).parent.parent / "toyworld" / "models" / "blip"
 PER_TAR = 256
 _TOKENS = 12
-
-
-def write_clip(folder: Path, name: str) -> None:
-    """An encoder of open_clip's with random weights."""
-    model, _, preprocess = open_clip.create_model_and_transforms(name)
-    cfg = dict(open_clip.get_model_config(name) or {})
-    tokenizer = open_clip.get_tokenizer(name)
-    save_clip(Clip(name, model, preprocess, tokenizer, cfg, model.visual.preprocess_cfg), folder)
 
 
 def write_blip(folder: Path, layers: int, width: int) -> None:

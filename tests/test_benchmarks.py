@@ -18,6 +18,7 @@ from benchmarks import (
     recall,
     search_speed,
     stage_speed,
+    trainer_open_clip,
     trainer_speed,
     verify_speed,
 )
@@ -138,3 +139,25 @@ def test_trainer_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     check_contests(body["results"], rounds=1)
     assert body["arf_cost"] > 0
     assert "over what they cost bare" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    not trainer_open_clip.WEBDATASET.is_dir(), reason="`make tools` has not been run"
+)
+def test_trainer_open_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--model", "ViT-S-32-alt", "--samples", "16", "--batch", "2", "--workers", "1")
+    body = run(trainer_open_clip.main, tmp_path, *small, "--rounds", "1")
+    (found,) = body["results"].values()
+    speeds = found["images_per_second"]
+    assert (
+        found["ratios"]
+        == [found["ratio"]]
+        == [pytest.approx(speeds["ours"] / speeds["theirs"], abs=0.02)]
+    )
+    assert capsys.readouterr().out.startswith("images a second")
+
+
+def test_steps_that_warm_up_or_find_all_decoded_do_not_count() -> None:
+    assert trainer_open_clip.median_step([9, 8, 1, 2, 3, 0, 0, 0, 0], steps=9) == 2
+    with pytest.raises(SystemExit, match="8 steps were logged, not 9"):
+        trainer_open_clip.median_step([1] * 8, steps=9)
