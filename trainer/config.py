@@ -180,6 +180,9 @@ class RunConfig:
         "auto",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    tf32: bool = option(
+        "products of float32 matrices in TF32, on a GPU: faster, and less exact", False
+    )
     chunk_size: int | None = option(
         "images or texts that are encoded at once: GradCache, for batches that do not fit into "
         "memory (default: all at once)",

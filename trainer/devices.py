@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -37,6 +38,27 @@ def choose_precision(spec: str, device: torch.device) -> torch.dtype:
     if spec == "auto":
         spec = "bf16" if device.type == "cuda" else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec]
+
+
+@contextmanager
+def float32_products(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Matrix products of float32 in TF32, if asked for; as it was before, afterwards.
+
+    Raises:
+        UserError: TF32 is asked for on the CPU, which has none.
+    """
+    if device.type != "cuda":
+        if tf32:
+            raise UserError(f"--tf32 is for GPUs, and this run is on {device}; leave it out.")
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    if tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def make_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler | None:

@@ -18,7 +18,7 @@ from trainer.best import best_by
 from trainer.config import TrainConfig, check
 from trainer.data import load_batches
 from trainer.data_sets import DataSet
-from trainer.devices import choose_device, make_scaler
+from trainer.devices import choose_device, float32_products, make_scaler
 from trainer.faults import in_words
 from trainer.inputs import open_sets
 from trainer.metrics import BadSamples, Pace
@@ -72,7 +72,8 @@ def dry_run(config: TrainConfig, *, random_weights: bool = False) -> list[str]:
         UserError: all that a run raises before it writes; or a step does not fit into memory.
     """
     check(config)
-    with join_world(choose_device(config.run.device)) as world:
+    device = choose_device(config.run.device)
+    with float32_products(device, config.run.tf32), join_world(device) as world:
         folder = output_folder(config.run.output)
         claim(config)
         resolve(config.run.model)

@@ -23,7 +23,7 @@ from trainer.classifier import (
 from trainer.config import TrainConfig, check
 from trainer.data import TrainingBatches, load_batches
 from trainer.data_sets import DataSet
-from trainer.devices import choose_device, make_scaler
+from trainer.devices import choose_device, float32_products, make_scaler
 from trainer.draws import Order
 from trainer.evaluate import evaluate_all
 from trainer.faults import NONFINITE_NAME, NonFinite
@@ -81,7 +81,8 @@ def train(config: TrainConfig) -> TrainResult:
         UserError: an option, the data, the model or the output folder must be mended first.
     """
     check(config)
-    with join_world(choose_device(config.run.device)) as world:
+    device = choose_device(config.run.device)
+    with float32_products(device, config.run.tf32), join_world(device) as world:
         return _train(config, world)
 
 

@@ -92,3 +92,11 @@ def test_float16_resumes_to_the_bit_with_the_scale_of_its_loss(
     one, other, before = weights(whole.output), weights(cut.output), weights(vit_folder)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not all(torch.equal(one[name], before[name]) for name in one)
+
+
+def test_tf32_without_a_gpu_is_refused_before_anything_is_written(
+    run: Callable[..., TrainResult], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="--tf32 is for GPUs, and this run is on cpu"):
+        run("--tf32")
+    assert not (tmp_path / "run").exists()
