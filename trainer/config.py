@@ -255,6 +255,15 @@ class TrainConfig:
             if not item.metadata["harmless"]
         }
 
+    def binding_defaults(self) -> dict[str, Any]:
+        """The defaults of these fields: what a run had that was begun before a field was there."""
+        return {
+            flag(item.name): _plain(item.default)
+            for part in vars(self).values()
+            for item in fields(part)
+            if not item.metadata["harmless"] and item.default is not MISSING
+        }
+
 
 def _plain(value: Any) -> Any:
     """As JSON has it."""

@@ -47,7 +47,7 @@ def claim(config: TrainConfig) -> bool:
         raise UserError(f"--model and --output are both {str(folder)!r}; give another --output.")
     if config.run.force:
         return False
-    before = told.get("binding", {})
+    before = config.binding_defaults() | told.get("binding", {})
     for name, value in config.binding().items():
         if before.get(name) != value:
             raise UserError(

@@ -170,6 +170,16 @@ def test_an_output_that_holds_another_run_is_refused(run: Run) -> None:
     assert not same(held, weights(folder))
 
 
+def test_a_run_from_before_an_option_was_there_had_its_default(run: Run) -> None:
+    told = run().output / "config.json"
+    body = json.loads(told.read_text())
+    del body["binding"]["--clip-grad"]
+    told.write_text(json.dumps(body))
+    assert run().steps == 0
+    with pytest.raises(UserError, match=r"where --clip-grad is not given, and here it is 1\.0"):
+        run("--clip-grad", "1")
+
+
 def test_an_output_that_is_something_else_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("")
