@@ -11,6 +11,7 @@ ViT-B/32, the captioner BLIP with a ViT-B/32 before its text decoder of BERT-bas
 
 from __future__ import annotations
 
+import copy
 import os
 import tarfile
 import tempfile
@@ -99,12 +100,16 @@ def write_finetune(root: Path, images: Sequence[bytes]) -> Source:
 
 
 def stage(work: Path, source: Source, step: beam.PTransform) -> Callable[[], None]:
-    """The stage over all units of a source; the step keeps its model from one run to the next."""
+    """The stage over all units of a source, its model loaded."""
     units = write_units(str(work), "units", source)
+    # Runs share the model while one of the step's copies holds it; Beam alone would load it anew.
+    held = copy.copy(step._do)
+    held.setup()
 
     def run() -> None:
         with beam.Pipeline() as root:
             root | ReadUnits(units) | step
+        assert held is not None
 
     return run
 
