@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         finetune = write_finetune(Path(folder, "finetune"))
         idle = 0.0
+        build(finetune, write_pool(Path(folder, "first"), sizes[0]), Path(folder, "warm"))
         for number in sizes:
             place = Path(folder, str(number))
             pool = write_pool(place / "pool", number)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.embedding.vectors import Vectors
 from pipelines.parts import Part, fingerprint
 from pipelines.retrieval.hits import Hits, best, blank, joined
-from pipelines.retrieval.search import BLOCK_BYTES, Block, pair_scores
+from pipelines.retrieval.search import BLOCK_BYTES, BLOCK_ROWS, Block, pair_scores
 from pipelines.selection.screen import kept_rows
 
 _OPEN = 64  # files that are held open at once
@@ -163,4 +163,4 @@ class Partition:
 
 def block_rows(dimension: int) -> int:
     """Rows of a block."""
-    return max(1, BLOCK_BYTES // (4 * max(1, dimension)))
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, dimension))))

@@ -23,6 +23,8 @@ from pipelines.retrieval.hits import Hits, blank, merge
 
 BLOCK_BYTES = 128 << 20
 """Float32 bytes of the pool that are searched at once: large enough for faiss's best speed."""
+BLOCK_ROWS = 1 << 16
+"""More rows than this at once, of vectors that are short, make the search no faster."""
 
 _SLACK = 8  # more candidates than asked for, so that few queries are searched twice
 _DEEPER = 8  # how many times more the second time
