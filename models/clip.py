@@ -17,7 +17,9 @@ import open_clip
 import safetensors
 import safetensors.torch
 import torch
+from open_clip.transform import MaybeToTensor
 from PIL import Image
+from torchvision.transforms import Compose, Normalize
 
 from schemas.errors import UserError
 from shards import places
@@ -92,6 +94,25 @@ def load_clip(
         model_cfg=_model_config(name) | ({"quick_gelu": True} if quick_gelu else {}),
         preprocess_cfg=dict(model.visual.preprocess_cfg),
     )
+
+
+def split_preprocess(
+    preprocess: Callable[[Image.Image], torch.Tensor],
+) -> tuple[Callable[[Image.Image], Image.Image], torch.Tensor, torch.Tensor]:
+    """A model's preprocessing in two: of the image, and of numbers, which a batch can go through.
+
+    Args:
+        preprocess: of a Clip.
+
+    Returns:
+        PIL image to PIL image, RGB and of the model's size; then mean and standard deviation that
+        its values, from 0 to 1, are normalised by, float32 [3, 1, 1] each.
+    """
+    *resize, to_tensor, normalise = preprocess.transforms  # type: ignore[attr-defined]
+    assert isinstance(to_tensor, MaybeToTensor)
+    assert isinstance(normalise, Normalize)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (normalise.mean, normalise.std))
+    return Compose(resize), mean, std
 
 
 def resolve(spec: str) -> tuple[str, str | None]:

@@ -22,7 +22,7 @@ class Machine:
     Attributes:
         device: torch device, or ``auto``.
         model_threads: torch threads per process; 0 leaves it to torch.
-        decode_threads: threads that decode images beside the model.
+        decode_threads: threads that decode images, beside the model where it leaves them cores.
     """
 
     device: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -50,14 +51,22 @@ def choose_device(device: str, precision: Precision = "fp32") -> str:
     return device
 
 
-def to_device(
-    images: Sequence[torch.Tensor], device: str, precision: Precision = "fp32"
-) -> torch.Tensor:
-    """Images [3, H, W] as one batch [N, 3, H, W] on the device, in the model's format.
+def leaves_cores(device: str) -> bool:
+    """True where images can be decoded while the model runs: on a GPU, or by few threads.
+
+    A model that runs on all cores waits, at each of its operations, for the thread whose core is
+    busy decoding: decoding first and running the model then is faster.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return torch.device(device).type != "cpu" or torch.get_num_threads() < (cores or 1)
+
+
+def to_device(images: Sequence[torch.Tensor], device: str) -> torch.Tensor:
+    """Tensors of one shape as one batch on the device, in their own format.
 
     To a GPU it goes from pinned memory, so that the copy does not wait for the work before it.
     """
     batch = torch.stack(list(images))
     if torch.device(device).type == "cuda":
         batch = batch.pin_memory().to(device, non_blocking=True)
-    return batch.to(device, DTYPES[precision])
+    return batch.to(device)

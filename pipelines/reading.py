@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from apache_beam.metrics import Metrics
 
 from pipelines.parts import Part, fingerprint
 from pipelines.units import with_items
-from schemas.errors import UserError
+from schemas.errors import BadSample, UserError
 from schemas.manifest import Counts
 from shards import places
 from shards.decoding import Tally
+from shards.readahead import read_ahead
 from shards.sources import Sample, Unit
 from shards.sources.beside import beside_place, read_beside
 from shards.sources.files import beside_paths, read_list
 from shards.sources.tar_sets import read_unit_tar
+from shards.tars import OnBad
+
+T = TypeVar("T")
 
 
 def publish(stage: str, counts: Counts) -> None:
@@ -30,17 +34,40 @@ def publish(stage: str, counts: Counts) -> None:
 def read_unit(unit: Unit, tally: Tally, classes: int | None) -> Iterator[Sample]:
     """The unit's samples; ``classes`` is the number of classes of a labelled source.
 
-    Pairs that img2dataset could not fetch are noted in the tally as ``not_downloaded``: they are
-    no samples, neither read nor bad.
+    A thread reads some megabytes ahead of whoever takes them. Pairs that img2dataset could not
+    fetch are noted in the tally as ``not_downloaded``: they are no samples, neither read nor bad.
     """
+    # What is bad waits its turn among the good, so that the tally is of one thread, in order.
+    bad: list[tuple[str, BadSample]] = []
+
+    def told() -> Iterator[Sample | tuple[str, BadSample]]:
+        for sample in _samples(unit, tally, classes, lambda *one: bad.append(one)):
+            yield from _taken(bad)
+            yield sample
+        yield from _taken(bad)
+
+    for one in read_ahead(told(), lambda one: len(one.image) if isinstance(one, Sample) else 0):
+        if isinstance(one, Sample):
+            yield one
+        else:
+            tally.drop(*one)
+
+
+def _samples(unit: Unit, tally: Tally, classes: int | None, on_bad: OnBad) -> Iterator[Sample]:
     if unit.tar is None:
-        return read_list(with_items(unit), tally.drop, labelled=classes is not None)
+        return read_list(with_items(unit), on_bad, labelled=classes is not None)
     beside = None
     if classes is None:
-        beside = read_beside(places.join(unit.root, unit.tar), tally.drop)
+        beside = read_beside(places.join(unit.root, unit.tar), on_bad)
         if beside is not None and beside.failed:
             tally.noted["not_downloaded"] = beside.failed
-    return read_unit_tar(unit, tally.drop, classes, beside=beside)
+    return read_unit_tar(unit, on_bad, classes, beside=beside)
+
+
+def _taken(items: list[T]) -> list[T]:
+    taken = items.copy()
+    items.clear()
+    return taken
 
 
 def unit_fingerprint(unit: Unit) -> str:

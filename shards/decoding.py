@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
@@ -72,11 +73,18 @@ def decoded_batches(
     *,
     batch: int,
     threads: int,
+    overlap: bool = True,
 ) -> Iterator[list[Decoded[T]]]:
     """Batches of decoded images in the samples' order; bad ones are tallied and left out.
 
-    Threads read ahead of the model by two batches, so that decoding and preprocessing overlap
-    with it (PIL releases the interpreter's lock while it decodes).
+    Args:
+        samples: with their bytes.
+        prepare: what is kept of an image; called from the threads.
+        tally: of bad samples.
+        batch: images in each but the last.
+        threads: that decode; PIL releases the interpreter's lock while it does.
+        overlap: decode two batches ahead, while the caller works on one; for callers who leave
+            cores for it.
     """
 
     def work(sample: Sample) -> Decoded[T] | BadSample:
@@ -88,7 +96,11 @@ def decoded_batches(
         return Decoded(replace(sample, image=b""), info, digest, prepare(image))
 
     full: list[Decoded[T]] = []
-    for sample, result in ordered_map(work, samples, threads=threads, ahead=2 * batch):
+    if overlap:
+        results = ordered_map(work, samples, threads=threads, ahead=2 * batch)
+    else:
+        results = burst_map(work, samples, threads=threads, size=batch)
+    for sample, result in results:
         if isinstance(result, BadSample):
             tally.drop(sample.source_key, result)
             continue
@@ -118,3 +130,13 @@ def ordered_map(
         finally:
             for _, pending in waiting:
                 pending.cancel()
+
+
+def burst_map(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int, size: int
+) -> Iterator[tuple[T, R]]:
+    """``(item, function(item))`` in order; threads compute ``size`` at once, then rest."""
+    source = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        while some := list(islice(source, size)):
+            yield from zip(some, list(pool.map(function, some)), strict=True)

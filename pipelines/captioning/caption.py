@@ -14,6 +14,7 @@ from pipelines.captioning.buckets import bucketed
 from pipelines.captioning.captioner import Captioner, TransformersCaptioner
 from pipelines.captioning.options import CaptionConfig
 from pipelines.config import Machine
+from pipelines.inference import leaves_cores
 from pipelines.loading import load_once
 from pipelines.parts import Part, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
@@ -124,6 +125,7 @@ class _CaptionUnit(beam.DoFn):  # type: ignore[misc]
             tally,
             batch=self._config.batch,
             threads=self._machine.decode_threads,
+            overlap=leaves_cores(self._captioner.device),
         )
         numbered = enumerate(item for batch in batches for item in batch)
         # Prompts that name the class are of several lengths; each batch is of one.

@@ -32,6 +32,7 @@ class Captioner(Protocol):
     """Anything that writes texts for images."""
 
     info: ModelInfo
+    device: str
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """RGB image to what the model takes, [3, H, W]; safe to call from many threads."""
@@ -102,8 +103,8 @@ class TransformersCaptioner:
         _forget_settings(family.writer(model))
         self._family = family
         self._model = model.to(device, DTYPES[precision]).eval()
-        self._device = device
-        self._precision = precision
+        self.device = device
+        self._dtype = DTYPES[precision]
         self._decoding = decoding
         # One at a time: a model takes all cores or the GPU anyway, and memory for one batch.
         self._lock = threading.Lock()
@@ -129,8 +130,8 @@ class TransformersCaptioner:
         """Captions for prepared images; ``captions_per_image`` texts for each."""
         arguments = self._decoding.generate_arguments(draws)
         with self._lock:
-            pixels = to_device(images, self._device, self._precision)
-            start = torch.tensor(starts, device=self._device)
+            pixels = to_device(images, self.device).to(self._dtype)
+            start = torch.tensor(starts, device=self.device)
             tokens = self._family.generate(self._model, pixels, start, arguments).cpu()
         texts = [
             " ".join(text.split())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipelines.config import Machine
 from pipelines.embedding.encoder import ImageEncoder
 from pipelines.embedding.options import EmbedConfig
+from pipelines.inference import leaves_cores
 from pipelines.loading import load_once
 from pipelines.parts import Part, array_place, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
@@ -140,6 +141,7 @@ class _EmbedUnit(beam.DoFn):  # type: ignore[misc]
             tally,
             batch=self._config.batch,
             threads=self._machine.decode_threads,
+            overlap=leaves_cores(self._encoder.device),
         )
         for batch in batches:
             embeddings = self._encoder.embed([item.prepared for item in batch])

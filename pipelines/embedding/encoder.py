@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.clip import load_clip
+from models.clip import load_clip, split_preprocess
 from pipelines.inference import DTYPES, Precision, to_device
 from schemas.manifest import ModelInfo
 
@@ -29,19 +29,33 @@ class ImageEncoder:
     def __init__(self, spec: str, device: str = "cpu", precision: Precision = "fp32") -> None:
         clip = load_clip(spec)
         self.info = ModelInfo(name=clip.name, weights_sha256=clip.weights_sha256())
-        self.preprocess = clip.preprocess
+        self.device = device
+        self._resize, mean, std = split_preprocess(clip.preprocess)
+        self._mean, self._std = mean.to(device), std.to(device)
+        self._most = torch.tensor(255.0, device=device)
         self._model = clip.model.to(device, DTYPES[precision])
-        self._device = device
-        self._precision = precision
+        self._dtype = DTYPES[precision]
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """RGB image to float32 tensor [3, H, W]; safe to call from many threads."""
-        return self.preprocess(image)
+        """RGB image to uint8 tensor [H, W, 3] of the model's size; safe to call from many threads.
+
+        What is left of the model's preprocessing is done by the batch and on its device.
+        """
+        return torch.from_numpy(np.array(self._resize(image)))
+
+    def pixels(self, images: list[torch.Tensor]) -> torch.Tensor:
+        """Prepared images as the model's preprocessing has them, float32 [N, 3, H, W].
+
+        The same bits as image by image: each value is rounded by itself.
+        """
+        batch = to_device(images, self.device).permute(0, 3, 1, 2)
+        batch = batch.to(torch.float32, memory_format=torch.contiguous_format)
+        return batch.div_(self._most).sub_(self._mean).div_(self._std)
 
     @torch.inference_mode()
     def embed(self, images: list[torch.Tensor]) -> NDArray[np.float16]:
         """Prepared images to unit rows, float16 [N, D] (as clip-retrieval stores them)."""
-        batch = to_device(images, self._device, self._precision)
+        batch = self.pixels(images).to(self._dtype)
         return _unit_rows(self._model.encode_image(batch))  # type: ignore[operator]
 
 

@@ -23,6 +23,7 @@ from pipelines.embedding.embed import write_array
 from pipelines.embedding.encoder import ImageEncoder
 from pipelines.embedding.options import EmbedConfig
 from pipelines.embedding.vectors import check_sha256
+from pipelines.inference import leaves_cores
 from pipelines.loading import load_once
 from pipelines.parts import Part, array_place, fingerprint, finished, write_part
 from pipelines.reading import publish, read_unit, unit_fingerprint
@@ -185,6 +186,7 @@ def _read(
         tally,
         batch=config.batch,
         threads=machine.decode_threads,
+        overlap=leaves_cores(encoder.device),
     )
     for batch in batches:
         ways = (

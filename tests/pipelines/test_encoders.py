@@ -29,9 +29,19 @@ def test_both_towers_are_of_one_model() -> None:
     clip = load_clip(str(CLIP))
     with torch.inference_mode():
         plain = clip.model.encode_text(clip.tokenizer(TEXTS), normalize=True)
-        seen = clip.model.encode_image(torch.stack(pictures), normalize=True)
+        seen = clip.model.encode_image(images.pixels(pictures), normalize=True)
     assert np.abs(plain.numpy() - words).max() < 1e-3
     assert np.abs(seen.numpy() - rows).max() < 1e-3
+
+
+def test_pixels_of_a_batch_are_those_of_the_models_own_preprocessing() -> None:
+    encoder, clip = ImageEncoder(str(CLIP)), load_clip(str(CLIP))
+    pictures = [picture(1), picture(2, (90, 41)), picture(3, (33, 64)), picture(4, (64, 64))]
+    prepared = [encoder.prepare(image) for image in pictures]
+    assert {image.dtype for image in prepared} == {torch.uint8}
+    wanted = torch.stack([clip.preprocess(image) for image in pictures])
+    assert torch.equal(encoder.pixels(prepared), wanted)
+    assert encoder.pixels(prepared).is_contiguous()
 
 
 def test_texts_in_several_batches_are_in_their_order() -> None:
@@ -60,5 +70,5 @@ def test_a_format_that_the_device_lacks_is_refused() -> None:
     assert choose_device("cpu", "bf16") == "cpu"
     with pytest.raises(UserError, match="fp16 is for GPUs"):
         choose_device("cpu", "fp16")
-    batch = to_device([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)], "cpu", "bf16")
-    assert (batch.shape, batch.dtype) == ((2, 3, 2, 2), torch.bfloat16)
+    batch = to_device([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)], "cpu")
+    assert (batch.shape, batch.dtype) == ((2, 3, 2, 2), torch.float32)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_data import image_folder
+from tiny_data import image_folder, jpeg, pair, write_tar
 
 from pipelines.build import Composition
 from pipelines.options import parse
-from pipelines.reading import unit_fingerprint
+from pipelines.reading import read_unit, unit_fingerprint
 from pipelines.units import (
     SLICES_A_FILE,
     ReadUnits,
@@ -24,10 +27,11 @@ from pipelines.units import (
     write_units,
 )
 from schemas.errors import UserError
-from shards.sources import open_labelled
-from shards.sources.base import LIST_SLICE, ListItem
+from shards.decoding import Tally
+from shards.sources import open_labelled, open_pool
+from shards.sources.base import LIST_SLICE, ListItem, Sample
 from shards.sources.files import FileList
-from shards.sources.tar_sets import TarSet
+from shards.sources.tar_sets import TarSet, read_unit_tar
 
 ITEMS = st.builds(
     ListItem,
@@ -109,3 +113,30 @@ def test_the_graph_of_a_million_files_is_small(tmp_path: Path) -> None:
     units = list(read_units(str(tmp_path / "set.work" / "units" / "finetune" / "units.parquet")))
     assert len(units) == len(items) // LIST_SLICE
     assert max(len(pickle.dumps(unit)) for unit in units) < 500
+
+
+def test_units_are_read_ahead_and_what_is_bad_is_told_in_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = []
+    for i in range(40):
+        members += pair(f"{i:03d}", jpeg(i), f"picture {i}")[1 if i in (3, 20) else 0 :]
+    write_tar(tmp_path / "pool" / "00000.tar", members)
+    threads = []
+
+    def noted(*args: Any, **options: Any) -> Iterator[Sample]:
+        threads.append(threading.current_thread().name)
+        yield from read_unit_tar(*args, **options)
+
+    monkeypatch.setattr("pipelines.reading.read_unit_tar", noted)
+    tally = Tally()
+    unit = open_pool(str(tmp_path / "pool")).units[0]
+    keys, dropped = [], []
+    for sample in read_unit(unit, tally, None):
+        keys.append(int(sample.source_key))
+        dropped.append(sum(tally.dropped.values()))
+    assert threads == ["read-ahead"]
+    assert keys == [i for i in range(40) if i not in (3, 20)]
+    assert dropped == [0] * 3 + [1] * 16 + [2] * 19
+    assert tally.dropped == {"no_image": 2}
+    assert [key for key, _, _ in tally.examples] == ["003", "020"]

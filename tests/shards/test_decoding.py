@@ -103,6 +103,28 @@ def test_batches_keep_the_order_and_count_the_bad() -> None:
     assert tally.examples[0][:2] == ("3", "not_an_image")
 
 
+def test_without_overlap_nothing_is_decoded_while_the_caller_works() -> None:
+    started = 0
+
+    def prepare(image: Image.Image) -> int:
+        nonlocal started
+        started += 1
+        return image.width
+
+    def samples() -> Iterator[Sample]:
+        for i in range(11):
+            yield Sample("d", str(i), None, 1, b"bad" if i == 2 else jpeg(i))
+
+    tally, seen = Tally(), []
+    for batch in decoded_batches(samples(), prepare, tally, batch=4, threads=3, overlap=False):
+        seen.append([item.sample.source_key for item in batch])
+        before = started
+        time.sleep(0.02)
+        assert started == before
+    assert seen == [["0", "1", "3", "4"], ["5", "6", "7", "8"], ["9", "10"]]
+    assert tally.dropped == {"not_an_image": 1}
+
+
 def test_ordered_map_is_in_order_and_reads_no_further_than_told() -> None:
     taken = 0
 
