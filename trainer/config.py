@@ -193,6 +193,11 @@ class RunConfig:
         "less memory, more time",
         False,
     )
+    compile: bool = option(
+        "compile the towers of model and teacher (torch.compile): minutes at the start, less time "
+        "a step",
+        False,
+    )
     log_every: int = option("steps between two lines of metrics.jsonl", 10, harmless=True)
     checkpoint_every: int | None = option(
         "steps between two checkpoints, beside the one after every epoch", None, harmless=True
@@ -217,7 +222,7 @@ class RunConfig:
         harmless=True,
     )
     track: tuple[str, ...] = option(
-        "where metrics go beside metrics.jsonl: tensorboard (default: nowhere)",
+        "where metrics go beside metrics.jsonl: tensorboard, wandb, trackio (default: nowhere)",
         (),
         harmless=True,
     )

@@ -12,6 +12,7 @@ import torch
 
 from schemas.errors import UserError
 from shards import places
+from trainer.compiling import is_of_compiling, reason
 from trainer.objective.terms import Loss
 from trainer.parallel.processes import World
 
@@ -101,11 +102,16 @@ def in_words() -> Iterator[None]:
     """Say in a sentence what torch and the system say in a traceback.
 
     Raises:
-        UserError: a worker of the loader died, or the disk is full.
+        UserError: a worker of the loader died, the model cannot be compiled, or the disk is full.
     """
     try:
         yield
     except RuntimeError as error:
+        if is_of_compiling(error):
+            raise UserError(
+                f"the model could not be compiled ({reason(error)}); leave --compile out, with "
+                f"--force or another --output."
+            ) from error
         text = str(error)
         if "DataLoader worker" not in text:
             raise

@@ -16,6 +16,7 @@ from shards.reader import AnchorSet
 from trainer.augment import Augmentation, Transform, least_side, read_steps, train_transform
 from trainer.averages import Average
 from trainer.classifier import Classifier, at_random, from_zero_shot
+from trainer.compiling import check_compiler
 from trainer.config import TrainConfig
 from trainer.data import Share, TrainingBatches
 from trainer.data_sets import DataSet, open_data_sets
@@ -89,11 +90,13 @@ def prepare(
         load: the model by its spec.
 
     Raises:
-        UserError: an option, the data or the model must be mended first.
+        UserError: an option, the data, the model or the compiler must be mended first.
     """
     method = load_method(config.loss.method or ("arf" if sets else "flyp"))
     if config.data.decoder == "simplejpeg":
         check_installed()
+    if config.run.compile:
+        check_compiler(world.device)
     weights = resolve_weights(config, method, sets)
     templates = templates_for(config.data.finetune, config.data.templates)
     index = open_finetune(config, world)
@@ -163,7 +166,11 @@ def make_towers(ready: Prepared, config: TrainConfig, world: World) -> Towers:
     ready.clip.model.to(world.device)
     classes = ready.dataset.index.classes
     head = make_head(ready.method, ready.clip, classes, ready.templates, config, world)
-    return Towers(ready.clip.model, head).to(world.device)
+    towers = Towers(ready.clip.model, head).to(world.device)
+    if config.run.compile:
+        images = -(-ready.dataset.order.batch // world.size)
+        towers.compile_encoders(max(2, min(images, ready.plan.chunk or images)))
+    return towers
 
 
 def make_averages(config: TrainConfig, towers: Towers, total: int) -> dict[str, Average]:
@@ -220,6 +227,8 @@ def make_plan(
         )
     if not legs and config.run.eval_every is not None:
         raise UserError(f"--method {method.name} trains nothing; leave --eval-every out.")
+    if not legs and config.run.compile:
+        raise UserError(f"--method {method.name} trains nothing; leave --compile out.")
     if not legs and (optim.ema is not None or config.teacher.teacher != "none"):
         raise UserError(f"--method {method.name} trains nothing; leave --ema and --teacher out.")
     every = [term for leg in legs for term in leg.terms]

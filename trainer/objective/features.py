@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from trainer.compiling import Encode, compiled
 from trainer.data import Batch
 from trainer.parallel.gather import together
 
@@ -48,6 +49,8 @@ class Towers(torch.nn.Module):
         self.model: Any = model
         self.head = head
         self._teacher: list[Towers] = []  # in a list it is no submodule: not trained, not wrapped
+        self._compiled: dict[str, Encode] = {}
+        self._rows = 0
 
     @property
     def teacher(self) -> Towers | None:
@@ -58,9 +61,19 @@ class Towers(torch.nn.Module):
         """Take a teacher, on the same device; how it moves is not this module's business."""
         self._teacher = [teacher]
 
+    def compile_encoders(self, rows: int) -> None:
+        """Encode with compiled towers from now on, and so will copies; see compiling.compiled."""
+        self._rows = rows
+        self._compiled = {
+            "image": compiled(self.model.encode_image, rows),
+            "text": compiled(self.model.encode_text, rows),
+        }
+
     def copy(self) -> Towers:
         """The same weights in eval mode, without gradients, and without the teacher."""
         made = Towers(copy.deepcopy(self.model), copy.deepcopy(self.head))
+        if self._compiled:
+            made.compile_encoders(self._rows)
         made.requires_grad_(False)
         return made.eval()
 
@@ -82,5 +95,6 @@ class Towers(torch.nn.Module):
             if not together():
                 return rows.new_zeros((0, 1), dtype=torch.float32)
             return self.encode(feature, rows.new_zeros((1, *rows.shape[1:])))[:0]
-        encode = self.model.encode_image if feature.tower == "image" else self.model.encode_text
+        plain = self.model.encode_image if feature.tower == "image" else self.model.encode_text
+        encode = self._compiled.get(feature.tower, plain)
         return F.normalize(encode(rows, normalize=False).float(), dim=-1)
