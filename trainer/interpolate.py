@@ -35,7 +35,8 @@ from trainer.devices import choose_device
 from trainer.evaluate import add_evaluation_flags, asked_data_sets, evaluate_all
 from trainer.head import zero_shot_head
 from trainer.options import Parser
-from trainer.output import output_folder, read_run
+from trainer.output import output_folder
+from trainer.run_file import read_run
 from trainer.templates import load_templates
 
 CURVE_NAME = "curve.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from schemas.errors import UserError
 from trainer.averages import Average
 from trainer.best import Measuring
 from trainer.checkpoint import Stateful, save_state
@@ -70,7 +71,7 @@ def run_loop(
     clamp_logit_scale(model.towers.model)
     parts = parts or {"model": model.towers, "optimizer": optimizer}
     nonfinite = nonfinite or NonFinite(folder, start, most=10, world=world)
-    metrics = MetricsFile(folder, start, quiet=not world.first, track=track)
+    metrics = _open_metrics(folder, start, track, world)
     progress = Progress(start, plan.total, quiet=not world.first)
 
     def save(done: int) -> None:
@@ -81,7 +82,7 @@ def run_loop(
             scalars |= {"best": best and best.state()}
             save_state(folder, done, parts, scalars, keep=plan.keep_last)
 
-    pace, text, saved = Pace(batches), "", start
+    pace, text, saved, finished = Pace(batches), "", start, False
     leg: Leg | None = None
     try:
         with in_words(), StopSignals() as stop:
@@ -135,9 +136,24 @@ def run_loop(
                     saved = done
             if any(world.all_of([stop.asked])):
                 raise Stopped(plan.total)
+            finished = True
     finally:
-        metrics.close()
+        metrics.close(finished=finished)
         progress.close()
+
+
+def _open_metrics(folder: Path, start: int, track: Sequence[str], world: World) -> MetricsFile:
+    """The first process's file and trackers; if they cannot be opened, all processes end."""
+    metrics = problem = None
+    try:
+        metrics = MetricsFile(folder, start, quiet=not world.first, track=track)
+    except UserError as error:
+        problem = str(error)
+    for sentence in world.all_of([problem]):
+        if sentence is not None:
+            raise UserError(sentence)
+    assert metrics is not None
+    return metrics
 
 
 def _is_due(done: int, plan: Plan) -> bool:

@@ -90,7 +90,7 @@ class MetricsFile:
         track: trackers that get every line too, by name.
 
     Raises:
-        UserError: a tracker's package is not installed.
+        UserError: a tracker cannot begin.
     """
 
     def __init__(
@@ -114,12 +114,12 @@ class MetricsFile:
         for tracker in self._trackers:
             tracker.write(entry)
 
-    def close(self) -> None:
+    def close(self, *, finished: bool = True) -> None:
         """Close the file, and the trackers."""
         if self._file is not None:
             self._file.close()
         for tracker in self._trackers:
-            tracker.close()
+            tracker.close(finished=finished)
 
 
 def _line(entry: dict[str, Any]) -> bytes:

@@ -18,9 +18,11 @@ from trainer.config import TrainConfig
 from trainer.faults import NONFINITE_NAME
 from trainer.metrics import METRICS_NAME
 from trainer.recipes import RECIPE_NAME, recipe_text
+from trainer.run_file import RUN_NAME, read_run
+from trainer.trackers.identity import IDENTITY_NAME
 from trainer.trackers.tensorboard import FOLDER as TENSORBOARD
+from trainer.trackers.wandb import FOLDER as WANDB
 
-RUN_NAME = "config.json"
 RESULTS_NAME = "results.json"
 LOSS_NAME = "loss.png"
 PACKAGES = ("anchorft", "numpy", "open_clip_torch", "pillow", "timm", "torch", "transformers")
@@ -78,20 +80,11 @@ def _say(value: Any) -> str:
 def clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the model's config first."""
     files = (CONFIG_NAME, RUN_NAME, METRICS_NAME, RESULTS_NAME, LOSS_NAME, NONFINITE_NAME)
-    for name in (*files, CARD_NAME, RECIPE_NAME):
+    for name in (*files, CARD_NAME, RECIPE_NAME, IDENTITY_NAME):
         (folder / name).unlink(missing_ok=True)
-    for name in (BEST, TENSORBOARD):
+    for name in (BEST, TENSORBOARD, WANDB):
         shutil.rmtree(folder / name, ignore_errors=True)
     drop_state(folder)
-
-
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """What a run's config.json holds; None if there is none, or it is somebody else's."""
-    try:
-        body = json.loads((folder / RUN_NAME).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return body if isinstance(body, dict) and "binding" in body else None
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ from trainer.checkpoint import STATE, has_state
 from trainer.classifier import CLASSIFIER_NAME
 from trainer.metrics import METRICS_NAME
 from trainer.options import Parser
-from trainer.output import LOSS_NAME, RESULTS_NAME, RUN_NAME, read_run
+from trainer.output import LOSS_NAME, RESULTS_NAME
+from trainer.run_file import RUN_NAME, read_run
 
 HISTORY = (METRICS_NAME, LOSS_NAME, RUN_NAME, RESULTS_NAME)
 _MODEL = (CONFIG_NAME, WEIGHTS_NAME, CLASSIFIER_NAME, CARD_NAME)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import UserError
 from trainer.trackers.points import points
 
 FOLDER = "tensorboard"
@@ -22,19 +21,11 @@ class TensorBoard:
     Args:
         folder: of the run.
         lines: that metrics.jsonl holds.
-
-    Raises:
-        UserError: the package is not installed.
     """
 
     def __init__(self, folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
-        except ImportError as error:
-            raise UserError(
-                f"--track tensorboard needs a package that is not here ({error}); run pip install "
-                f"tensorboard, or leave it out."
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         self._writer = SummaryWriter(str(folder / FOLDER))
         for line in lines:
@@ -46,6 +37,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, entry["step"])
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         """Close the event file."""
+        del finished  # it keeps no state of a run
         self._writer.close()
