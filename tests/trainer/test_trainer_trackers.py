@@ -186,6 +186,25 @@ def test_trackio_has_a_run_that_goes_on_once(
     assert capsys.readouterr().out == ""
 
 
+def test_a_run_goes_on_at_trackios_own_server(
+    trackio_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    served, _, _, address = trackio.show(open_browser=False, block_thread=False)
+    monkeypatch.setenv("TRACKIO_SERVER_URL", address)
+    for start, names, steps in ((0, ["trackio"], (1, 2)), (1, [], (2, 3)), (3, ["trackio"], (4,))):
+        metrics = MetricsFile(tmp_path, start, track=names)
+        for step in steps:
+            metrics.write({"step": step, "loss": step / 2})
+        metrics.close()
+    (held,) = trackio.Api().runs("anchorft")  # it is a thread of this process, with its database
+    lines = SQLiteStorage.get_logs("anchorft", held.name)
+    assert [(line["step"], line["loss"]) for line in lines] == [(n, n / 2) for n in (1, 2, 3, 4)]
+    served.close(verbose=False)
+
+
 @pytest.mark.parametrize(
     ("name", "environment", "sentence"),
     [
