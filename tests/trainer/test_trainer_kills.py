@@ -102,11 +102,30 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(
     code, said = server.run(command, output, at_step=4, number=signal.SIGTERM, processes=2)
     assert code == 143, said
     done = read_metrics(output)[-1]["step"]
-    assert said.count(f"the state after step {done} is saved") == 2
+    assert said.count(f"the state after step {done} is saved") == 1
     code, said = server.run(command, output, processes=2)
     assert code == 0, said
+    assert said.count(f"{output}: model, metrics.jsonl") == 1
     assert leaves(output) == leaves(straight)
     assert history(output) == history(straight)
+
+
+def test_of_two_processes_one_says_what_a_run_would_be(
+    server: RunServer, arguments: list[str], tmp_path: Path
+) -> None:
+    flags = [*arguments, "--workers", "0", "--output", str(tmp_path / "run")]
+    code, said = server.run([*flags, "--dry-run"], tmp_path / "dry", processes=2)
+    assert code == 0, said
+    assert said.count("float32 on cpu, 2 processes") == 1
+    assert said.count("dry run: nothing was written") == 1
+    code, said = server.run([*flags, "--print-config"], tmp_path / "config", processes=2)
+    assert code == 0, said
+    assert said.count("checkpoint_every: 2") == 1
+    wrong = [*flags, "--eval-every", "0", "--dry-run"]
+    code, said = server.run(wrong, tmp_path / "wrong", processes=2)
+    assert code == 2, said
+    assert said.count("--eval-every must be at least 1") == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dead_worker_is_a_sentence_and_the_state_stays(

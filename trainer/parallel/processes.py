@@ -50,6 +50,11 @@ class World:
             dist.barrier()
 
 
+def speaks() -> bool:
+    """True in the process that speaks to the user, also before the processes have met."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
     """Meet the other processes, if torchrun started this one; leave them at the end.
