@@ -49,18 +49,16 @@ def compiled(encode: Encode, rows: int) -> Encode:
 
 def _backend(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
     """Inductor, but for what would draw other numbers, or add up in an order of chance."""
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
     from torch._inductor.decomposition import select_decomp_table
 
-    table = dict(select_decomp_table())
+    settings = {"fallback_random": True}  # torch's generator: both passes of chunks draw alike
+    with config.patch(settings):
+        table = dict(select_decomp_table())
     # Inductor's own adds the rows of a token up with atomics; torch's comes to the same bits.
     del table[torch.ops.aten.embedding_dense_backward.default]
-    return compile_fx(
-        graph,
-        list(inputs),
-        config_patches={"fallback_random": True},  # both passes of chunks draw alike
-        decompositions=table,
-    )
+    return compile_fx(graph, list(inputs), config_patches=settings, decompositions=table)
 
 
 def check_compiler(device: torch.device) -> None:
@@ -91,6 +89,7 @@ def is_of_compiling(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Kind and first line of an error."""
+    """Kind and first line of an error, or of the one that torch found in its way."""
+    error = getattr(error, "inner_exception", error)
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0].rstrip('. :')}"

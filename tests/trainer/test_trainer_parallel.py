@@ -7,6 +7,7 @@ import models  # noqa: F401  (before open_clip, also in the processes that impor
 # isort: split
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -22,9 +23,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from forks import FORKS
 
+from trainer import compiling
 from trainer.config import OptimConfig, TrainConfig
 from trainer.data import Batch
 from trainer.methods.arf import ARF
+from trainer.methods.flyp import FLYP
 from trainer.methods.method import TOWERS, AnchorWeights, Ingredients
 from trainer.metrics import read_metrics
 from trainer.objective.contrastive import contrastive_loss
@@ -78,10 +81,17 @@ def batch(rank: int = 0, world: int = 1, captioned: tuple[int, ...] = (0, 2, 3, 
 
 
 def gradients(
-    data: Batch, world: World, *, chunk: int | None = None, multi_positive: bool = False
+    data: Batch,
+    world: World,
+    *,
+    chunk: int | None = None,
+    multi_positive: bool = False,
+    compiles: bool = False,
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Gradients of ARF's objective in a step, and the values of its terms."""
     model = Wrapped(Towers(transformer()), world)
+    if compiles:
+        model.towers.compile_encoders(4)
     terms = tuple(ARF.phases[0].terms(Ingredients(SETS, multi_positive)))
     leg = Leg(0, 1, 0, 1e-3, terms, TOWERS)
     model.train_only(TOWERS)
@@ -162,14 +172,50 @@ CASES: list[tuple[tuple[int, ...], int | None, bool]] = [
 ]
 
 
-def _everything(world: World) -> tuple[Any, list[Any]]:
+def _float16(world: World, chunk: int | None) -> list[Any]:
+    """Two steps with a scale that is a little too large for the process with six rows of seven.
+
+    Of each step: whether the process's own gradients overflow, whether the step counts as sound,
+    the norm of the common gradient, the scale after it, and the weights.
+    """
+    whole, own = batch(), slice(0, 1) if world.first else slice(1, 7)
+    mine = Batch(
+        images={"finetune": whole.images["finetune"][own]},
+        texts={"class": whole.texts["class"][own]},
+        classes=whole.classes[own],
+    )
+    model = Wrapped(Towers(transformer()), world)
+    model.train_only(TOWERS)
+    overflown: list[bool] = []
+    for parameter in model.towers.parameters():  # before the gradients are exchanged
+        parameter.register_hook(lambda grad: overflown.append(not bool(grad.isfinite().all())))
+    leg = Leg(0, 2, 0, 1e-3, tuple(FLYP.phases[0].terms(Ingredients(()))), TOWERS)
+    plan = Plan(2, (leg,), precision=torch.float16, chunk=chunk)
+    optimizer = make_optimizer(model.towers, OptimConfig())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**13)
+    found = []
+    for step in range(2):
+        overflown.clear()
+        loss = train_step(model, optimizer, mine, leg, plan, step, world.rank, scaler)
+        assert loss is not None
+        assert loss.grad_norm is not None
+        weights = [parameter.tolist() for parameter in model.towers.parameters()]
+        norm = float(loss.grad_norm)
+        found.append((any(overflown), bool(loss.finite), norm, scaler.get_scale(), weights))
+    return found
+
+
+def _everything(world: World) -> tuple[Any, list[Any], Any, list[Any]]:
     """The losses, and the gradients of every case; starting a process costs seconds."""
     steps = []
     for captioned, chunk, multi_positive in CASES:
         own = batch(world.rank, world.size, captioned)
         found, values = gradients(own, world, chunk=chunk, multi_positive=multi_positive)
         steps.append(({name: tensor.tolist() for name, tensor in found.items()}, values))
-    return _clip_losses(world), steps
+    compiling._backend = lambda graph, _: graph  # type: ignore[assignment]
+    traced, _ = gradients(batch(world.rank, world.size), world, compiles=True)
+    numbers = {name: tensor.tolist() for name, tensor in traced.items()}
+    return _clip_losses(world), steps, numbers, [_float16(world, chunk) for chunk in (None, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +225,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 def test_the_loss_over_two_processes_is_open_clips_with_its_gradients(two: list[Any]) -> None:
-    for (ours, theirs), _ in two:
+    for (ours, theirs), *_ in two:
         assert ours[:2] == pytest.approx(theirs[:2], abs=1e-6)
         for mine, other in zip(ours[2:], theirs[2:], strict=True):
             torch.testing.assert_close(torch.tensor(mine), torch.tensor(other), rtol=0, atol=1e-6)
@@ -189,10 +235,33 @@ def test_the_loss_over_two_processes_is_open_clips_with_its_gradients(two: list[
 def test_two_processes_have_the_gradients_of_one(two: list[Any], case: int) -> None:
     captioned, _, multi_positive = CASES[case]
     alone, values = gradients(batch(captioned=captioned), ALONE, multi_positive=multi_positive)
-    for _, steps in two:
+    for _, steps, *_ in two:
         found, theirs = steps[case]
         close({name: torch.tensor(value) for name, value in found.items()}, alone)
         assert theirs == pytest.approx(values, abs=1e-5)
+
+
+def test_compiled_towers_have_the_gradients_of_one_process_too(two: list[Any]) -> None:
+    alone, _ = gradients(batch(), ALONE)
+    for _, _, found, _ in two:
+        close({name: torch.tensor(value) for name, value in found.items()}, alone)
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["whole", "chunks"])
+def test_an_overflow_in_one_process_skips_the_step_in_both(two: list[Any], case: int) -> None:
+    start = [parameter.tolist() for parameter in Towers(transformer()).parameters()]
+    (first, then), (other, other_then) = (floats[case] for *_, floats in two)
+    assert (first[0], other[0]) == (False, True)
+    for overflown, sound, norm, scale, weights in (first, other):
+        assert sound, overflown  # a search for a scale, and no fault
+        assert not math.isfinite(norm)
+        assert scale == 2.0**12
+        assert weights == start
+    assert then == other_then
+    assert not then[0]
+    assert math.isfinite(then[2])
+    assert then[3] == 2.0**12
+    assert then[4] != start
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])

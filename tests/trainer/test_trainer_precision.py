@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_trainer_faults import poisoned
+from test_trainer_loop import LEG, PLAN, batch, wrapped
 
 from models.clip import Clip, load_clip
 from schemas.errors import UserError
 from trainer import loop
+from trainer.config import OptimConfig
 from trainer.metrics import read_metrics
+from trainer.optim import make_optimizer
 from trainer.prepare import checkpoint_activations
+from trainer.step import train_step
 from trainer.train import TrainResult
 
 
@@ -92,6 +97,34 @@ def test_float16_resumes_to_the_bit_with_the_scale_of_its_loss(
     one, other, before = weights(whole.output), weights(cut.output), weights(vit_folder)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not all(torch.equal(one[name], before[name]) for name in one)
+
+
+@pytest.mark.parametrize(("scale", "sound"), [(2.0, True), (1.0, False), (0.5, False)])
+def test_an_overflow_is_a_fault_once_the_scale_is_down_to_one(
+    clip: Clip, scale: float, sound: bool
+) -> None:
+    model = wrapped(clip.model.train())
+    optimizer = make_optimizer(model.towers, OptimConfig())
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    clip.model.logit_scale.register_hook(lambda gradient: gradient * torch.inf)
+    before = [parameter.detach().clone() for parameter in clip.model.parameters()]
+    loss = train_step(model, optimizer, batch(), LEG, PLAN, 0, 0, scaler)
+    assert loss is not None
+    assert loss.total.isfinite()
+    assert loss.grad_norm is not None
+    assert not loss.grad_norm.isfinite()
+    assert bool(loss.finite) is sound
+    assert scaler.get_scale() == scale / 2
+    assert all(map(torch.equal, before, clip.model.parameters()))
+
+
+def test_a_loss_that_is_no_number_is_a_fault_at_any_scale(clip: Clip) -> None:
+    model = wrapped(clip.model.train())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer = make_optimizer(model.towers, OptimConfig())
+    loss = train_step(model, optimizer, poisoned(), LEG, PLAN, 0, 0, scaler)
+    assert loss is not None
+    assert not loss.finite
 
 
 def test_tf32_without_a_gpu_is_refused_before_anything_is_written(
