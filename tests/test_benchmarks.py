@@ -136,6 +136,9 @@ def test_trainer_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     sizes = ("--samples", "20", "--batch", "8", "--steps", "2", "--rounds", "1", "--workers", "1")
     body = run(trainer_speed.main, tmp_path, "--model", str(model), *sizes)
     assert list(body["results"]) == ["arf, bare", "arf, ours", "our loop", "real loader"]
+    loader = body["results"].pop("real loader")
+    assert loader["ratios"] == [loader["ratio"]]
+    assert set(loader["seconds"]) == {"ours", "theirs"}
     check_contests(body["results"], rounds=1)
     assert body["arf_cost"] > 0
     assert "over what they cost bare" in capsys.readouterr().out
