@@ -12,9 +12,12 @@ import torch
 
 from models.clip import Clip, save_clip
 from schemas.errors import UserError
+from shards import places
+from trainer.card import CARD_NAME, model_card
 from trainer.classifier import Trained, save_classifier
 from trainer.data_sets import DataSet
 from trainer.evaluate import evaluate_all
+from trainer.run_file import RESULTS_NAME, RUN_NAME, read_run, write_json
 
 BEST = "best"
 MEASURES = ("top1", "top5", "mean_per_class")
@@ -90,8 +93,26 @@ class Measuring:
         best = self.best
         if best is not None and (best.value is None or values[best.metric] > best.value):
             best.value, best.step = values[best.metric], step
-            save_model(self.clip, self.head, self.folder / BEST)
+            self._keep(best, results)
         return values
+
+    def _keep(self, best: Best, results: dict[str, Any]) -> None:
+        """The model as a folder of its own, which says what it is.
+
+        config.json is removed first and written last: no crash leaves a card beside other weights
+        in a folder that counts as a run.
+        """
+        folder = self.folder / BEST
+        (folder / RUN_NAME).unlink(missing_ok=True)
+        save_model(self.clip, self.head, folder)
+        run = read_run(self.folder)
+        if run is None:  # not of trainer.train
+            return
+        run["kept"] = best.state()
+        write_json(folder / RESULTS_NAME, results)
+        card = model_card(f"{self.folder.resolve().name}-{BEST}", run, results)
+        places.write_bytes(str(folder / CARD_NAME), card.encode())
+        write_json(folder / RUN_NAME, run)
 
 
 def save_model(clip: Clip, head: Trained | None, folder: Path) -> None:

@@ -1,7 +1,8 @@
-"""The model card: README.md of a finished run, for people and for the Hugging Face Hub."""
+"""The model card: README.md of a model that a run leaves, for people and for the Hub."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import jinja2
 import open_clip
 
+from shards import places
 from trainer.data_sets import GROUPS
+from trainer.run_file import RESULTS_NAME, read_run
 
 CARD_NAME = "README.md"
 _SETTINGS = ("batch_size", "anchor_batch_sizes", "precision", "steps_per_epoch", "teacher")
@@ -21,7 +24,8 @@ def model_card(name: str, run: Mapping[str, Any], results: Mapping[str, Any] | N
 
     Args:
         name: of the model.
-        run: what config.json holds.
+        run: what config.json holds; under ``kept``, where these are not the run's last weights, the
+            step and the metric that they were kept for, as trainer.best has them.
         results: what results.json holds, if the run measured.
     """
     environment = jinja2.Environment(
@@ -45,9 +49,22 @@ def model_card(name: str, run: Mapping[str, Any], results: Mapping[str, Any] | N
         parent=inputs["start_model"],
         phases=resolved["phases"],
         settings=settings | {"seed": config["run"]["seed"], "torch": run["packages"]["torch"]},
+        kept=run.get("kept"),
+        steps=resolved["steps"],
+        epoch=resolved["steps_per_epoch"],
         results=results,
         groups=GROUPS,
     )
+
+
+def write_card(folder: Path) -> None:
+    """Write README.md from what the folder says of its run."""
+    run, results = read_run(folder), None
+    assert run is not None
+    if (folder / RESULTS_NAME).exists():
+        results = json.loads((folder / RESULTS_NAME).read_bytes())
+    card = model_card(folder.resolve().name, run, results)
+    places.write_bytes(str(folder / CARD_NAME), card.encode())
 
 
 def hub_name(spec: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -12,18 +11,17 @@ from models.clip import CONFIG_NAME
 from schemas.errors import UserError
 from shards import places
 from trainer.best import BEST
-from trainer.card import CARD_NAME, model_card
+from trainer.card import CARD_NAME
 from trainer.checkpoint import drop_state, has_state
 from trainer.config import TrainConfig
 from trainer.faults import NONFINITE_NAME
 from trainer.metrics import METRICS_NAME
 from trainer.recipes import RECIPE_NAME, recipe_text
-from trainer.run_file import RUN_NAME, read_run
+from trainer.run_file import RESULTS_NAME, RUN_NAME, read_run, write_json
 from trainer.trackers.identity import IDENTITY_NAME
 from trainer.trackers.tensorboard import FOLDER as TENSORBOARD
 from trainer.trackers.wandb import FOLDER as WANDB
 
-RESULTS_NAME = "results.json"
 LOSS_NAME = "loss.png"
 PACKAGES = ("anchorft", "numpy", "open_clip_torch", "pillow", "timm", "torch", "transformers")
 
@@ -128,14 +126,4 @@ def describe_run(
         "packages": {name: version(name) for name in PACKAGES},
         "binding": config.binding(),
     }
-    places.write_bytes(str(folder / RUN_NAME), (json.dumps(body, indent=2) + "\n").encode())
-
-
-def write_card(folder: Path) -> None:
-    """Write README.md, the model card, from what the folder says of its run."""
-    run, results = read_run(folder), None
-    assert run is not None
-    if (folder / RESULTS_NAME).exists():
-        results = json.loads((folder / RESULTS_NAME).read_bytes())
-    card = model_card(folder.resolve().name, run, results)
-    places.write_bytes(str(folder / CARD_NAME), card.encode())
+    write_json(folder / RUN_NAME, body)

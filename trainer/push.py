@@ -19,8 +19,8 @@ from trainer.checkpoint import STATE, has_state
 from trainer.classifier import CLASSIFIER_NAME
 from trainer.metrics import METRICS_NAME
 from trainer.options import Parser
-from trainer.output import LOSS_NAME, RESULTS_NAME
-from trainer.run_file import RUN_NAME, read_run
+from trainer.output import LOSS_NAME
+from trainer.run_file import RESULTS_NAME, RUN_NAME, read_run
 
 HISTORY = (METRICS_NAME, LOSS_NAME, RUN_NAME, RESULTS_NAME)
 _MODEL = (CONFIG_NAME, WEIGHTS_NAME, CLASSIFIER_NAME, CARD_NAME)
@@ -31,7 +31,7 @@ def push(run: Path, url: str, *, public: bool = False, history: bool = False) ->
     """Send a finished run.
 
     Args:
-        run: its folder.
+        run: its folder, or the ``best`` folder in it.
         url: ``hf://ORG/NAME``, with ``@BRANCH`` for another than main; made if it is not there.
         public: a repository that is made is for everybody to see.
         history: metrics, loss plot, results and resolved options go along. The latter name paths
@@ -97,7 +97,9 @@ def _client() -> tuple[Any, Any]:
 
 def _parser() -> Parser:
     parser = Parser(prog="anchorft-push", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", help="the --output of a finished run")
+    parser.add_argument(
+        "run", metavar="RUN", help="the --output of a finished run, or its best folder"
+    )
     parser.add_argument("url", metavar="URL", help="hf://ORG/NAME, or hf://ORG/NAME@BRANCH")
     parser.add_argument(
         "--public", action="store_true", help="a repository that is made is public, not private"

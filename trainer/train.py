@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from models.clip import Clip, load_clip, resolve
-from shards import places
 from trainer.best import Measuring, best_by, save_model
+from trainer.card import write_card
 from trainer.checkpoint import Stateful, drop_state, load_state
 from trainer.classifier import (
     Classifier,
@@ -33,13 +33,11 @@ from trainer.methods.method import AnchorWeights, Method
 from trainer.metrics import BadSamples, plot_losses
 from trainer.optim import make_optimizer
 from trainer.output import (
-    RESULTS_NAME,
     check_inputs,
     claim,
     clear,
     describe_run,
     output_folder,
-    write_card,
 )
 from trainer.parallel.processes import World, join_world
 from trainer.parallel.wrapped import Wrapped
@@ -53,6 +51,7 @@ from trainer.prepare import (
     prepare,
     samples_per_epoch,
 )
+from trainer.run_file import RESULTS_NAME, write_json
 from trainer.teachers.teacher import describe_teacher
 from trainer.trackers import check_trackers
 
@@ -274,7 +273,7 @@ def measure(
 
 def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write results.json; returns what it holds."""
-    places.write_bytes(str(folder / RESULTS_NAME), (json.dumps(results, indent=2) + "\n").encode())
+    write_json(folder / RESULTS_NAME, results)
     return results
 
 

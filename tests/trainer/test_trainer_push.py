@@ -14,8 +14,11 @@ import yaml
 from hub_standin import Hub, hub_standin
 from test_trainer_run import interrupt
 
+import trainer.best
+from schemas.errors import UserError
 from trainer.card import hub_name, model_card
-from trainer.push import main
+from trainer.metrics import read_metrics
+from trainer.push import main, model_files
 from trainer.train import TrainResult
 
 Run = Callable[..., TrainResult]
@@ -70,10 +73,12 @@ def test_the_card_names_parents_and_anchors_that_lie_on_the_hub(run: Run) -> Non
     assert hub_name("some/folder") is None
 
 
-def test_a_run_is_pushed_in_open_clips_layout(run: Run, hub: Hub) -> None:
-    folder = run().output
+def test_a_run_is_pushed_in_open_clips_layout(run: Run, hub: Hub, images: Path) -> None:
+    result = run("--eval-id", images, "--eval-every", "1", "--best", "id")
+    folder = result.output
     history = [str(folder), "hf://team/model@v2", "--history"]
-    code, said, wrong = commands(hub, [str(folder), "hf://team/model"], history)
+    best = [str(folder / "best"), "hf://team/best"]
+    code, said, wrong = commands(hub, [str(folder), "hf://team/model"], history, best)
     assert code == 0, wrong
     assert said.count("/team/model/commit/") == 2
     files = hub.files("team/model")
@@ -83,6 +88,44 @@ def test_a_run_is_pushed_in_open_clips_layout(run: Run, hub: Hub) -> None:
     assert not {"metrics.jsonl", "config.json", "loss.png"} & set(files)
     assert hub.private["team/model"]
     assert {"metrics.jsonl", "config.json", "loss.png"} <= set(hub.files("team/model", "v2"))
+    kept = hub.files("team/best")
+    assert kept.keys() == files.keys()
+    for name in ("open_clip_config.json", "open_clip_model.safetensors", "README.md"):
+        assert kept[name] == (folder / "best" / name).read_bytes()
+
+
+def crash(*arguments: object) -> str:
+    raise KeyboardInterrupt
+
+
+def test_the_card_of_the_best_model_says_what_it_was_best_at(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--eval-id", f"seen={images}", "--eval-every", "1", "--best", "id/seen/top1")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.best, "model_card", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run(*flags)
+    folder = tmp_path / "run"
+    assert (folder / "best" / "open_clip_config.json").exists()
+    with pytest.raises(UserError, match="holds no run"):  # its card might be of other weights
+        model_files(folder / "best")
+    result = run(*flags)
+    assert result.results is not None
+    best = result.results["best"]
+    evals = {line["step"]: line["eval"] for line in read_metrics(folder) if "eval" in line}
+    card = (folder / "best" / "README.md").read_text()
+    told = f"the weights after step {best['step']} of 6 ({best['step'] // 3} epochs)"
+    assert told in " ".join(card.split())
+    assert f"that the run measured: `id/seen/top1` {best['value']:.2f}." in card
+    assert f"measurement after step {best['step']}." in card
+    assert f"| seen | in distribution | 24 | {evals[best['step']]['id/seen/top1']:.2f} |" in card
+    assert card.startswith("---\n")
+    assert "\n# run-best\n" in card
+    assert folder / "best" / "README.md" in model_files(folder / "best")
+    last = (folder / "README.md").read_text()
+    assert "measurement after the last step." in last
+    assert "the weights after step" not in last
 
 
 def test_what_cannot_be_pushed_is_a_sentence(
