@@ -82,7 +82,7 @@ class AnchorOptions(PipelineOptions):  # type: ignore[misc]
             "decode_threads",
             type=int,
             default=2,
-            help="threads that decode images beside the model (default: %(default)s)",
+            help="threads that decode images (default: %(default)s)",
         )
         add(
             parser,
