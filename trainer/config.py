@@ -194,8 +194,8 @@ class RunConfig:
         False,
     )
     compile: bool = option(
-        "compile the towers of model and teacher (torch.compile): minutes at the start, less time "
-        "a step",
+        "put the towers of model and teacher through torch.compile, which takes minutes in the "
+        "first steps",
         False,
     )
     log_every: int = option("steps between two lines of metrics.jsonl", 10, harmless=True)
