@@ -83,11 +83,12 @@ def test_a_compiled_run_is_near_the_plain_one_and_goes_on_to_the_bit(
     no_cpp: None,
 ) -> None:
     flags = ("--model", vit_folder, "--batch-size", "5", "--lr", "1e-4", "--ema", "0.5")
+    flags += ("--method", "ft")  # one tower, since each takes seconds
     plain = train(config("--output", tmp_path / "plain", *flags))  # steps of 5 images, and of 4
     flags += ("--compile",)
     measured = ("--eval-id", f"seen={images}", "--eval-every", "1")
     whole = train(config("--output", tmp_path / "whole", *flags, *measured))
-    assert len(compilations) == 2  # a tower each, and none for measuring
+    assert len(compilations) == 1  # for steps of both sizes, and none for measuring
     lines, others = (
         [{k: v for k, v in one.items() if k not in MEASURED} for one in read_metrics(run.output)]
         for run in (plain, whole)
@@ -168,9 +169,10 @@ def test_a_compiled_tower_draws_what_the_plain_one_draws_and_adds_up_in_order(
             found.append((features.detach(), gradient))
         torch.testing.assert_close(found[1], found[0])
     assert len(compilations) == 1
-    code = "".join(file.read_text() for file in (tmp_path / "inductor").rglob("*.cpp"))
+    code = "".join(file.read_text() for file in (tmp_path / "inductor").rglob("*.[cp][py]*"))
     assert "sin(" in code
-    assert "atomic_add" not in code
+    # torch's own sum over a token's rows: inductor's, on several threads, is in an order of chance.
+    assert "= torch.ops.aten.embedding_dense_backward.default(" in code
 
 
 def test_without_a_compiler_nothing_is_written(
