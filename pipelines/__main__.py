@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineResult
 
 from models.clip import resolve
@@ -80,7 +80,7 @@ def _build_quietly(config: BuildConfig, options: PipelineOptions) -> PipelineRes
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed, whatever error came of it.
-        UserError: what has to be mended, or a worker process died.
+        UserError: what has to be mended, a worker process died, or a job service's time was up.
     """
     workers = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     aside = worker_output.set_aside() if workers else contextlib.nullcontext()
@@ -92,6 +92,8 @@ def _build_quietly(config: BuildConfig, options: PipelineOptions) -> PipelineRes
                 raise KeyboardInterrupt from None
             if user_sentence(error) is None and (deaths.seen or worker_died(error)):
                 raise UserError(worker_deaths.SENTENCE) from error
+            if sentence := worker_deaths.unheard(error, options.view_as(PortableOptions)):
+                raise UserError(sentence) from error
             if log is not None and user_sentence(error) is None:
                 log.seek(0)
                 print(log.read().decode(errors="replace"), file=sys.stderr)

@@ -12,9 +12,21 @@ import sys
 import threading
 from types import TracebackType
 
+import grpc  # type: ignore[import-untyped]
+from apache_beam.options.pipeline_options import PortableOptions
+
 SENTENCE = (
     "a worker process died while the job ran (killed, often for want of memory: fewer workers, or "
     "smaller batches, need less); the same command goes on from here."
+)
+LATE = (
+    "the job did not end within --job_server_timeout ({} seconds): it needs longer, or a worker "
+    "process died and the job service waits for it; give more seconds, or start the service and "
+    "its workers again; the same command goes on from here."
+)
+ABSENT = (
+    "no job service answered at {} within --job_server_timeout ({} seconds); start it, or mend "
+    "--job_endpoint."
 )
 _SIGNS = ("Worker subprocess exited with return code", "Channel closed prematurely")
 _PATIENCE = 20.0  # seconds that Beam has to end the job by itself
@@ -49,6 +61,8 @@ class WorkerDeaths:
         threading.excepthook = self._hook
 
     def _note(self, died: threading.ExceptHookArgs) -> None:
+        if _is_late(died.exc_value):
+            return  # of a thread that only reads messages; the main thread is told too
         self._hook(died)
         if not self._over.is_set() and worker_died(died.exc_value) and not self.seen:
             self.seen = True
@@ -64,3 +78,20 @@ class WorkerDeaths:
 def worker_died(error: BaseException | None) -> bool:
     """True if this is how Beam says that a worker is gone, here or in a remote job."""
     return error is not None and any(sign in str(error) for sign in _SIGNS)
+
+
+def unheard(error: BaseException, options: PortableOptions) -> str | None:
+    """The sentence for a job service that was not there, or not heard to the end, if it is that.
+
+    The streams of Beam's own service (2.77) have one deadline for the whole of a job.
+    """
+    limit = options.job_server_timeout
+    if isinstance(error, grpc.FutureTimeoutError):
+        return ABSENT.format(options.job_endpoint, limit)
+    return LATE.format(limit) if _is_late(error) else None
+
+
+def _is_late(error: BaseException | None) -> bool:
+    if not isinstance(error, grpc.RpcError) or not isinstance(error, grpc.Call):
+        return False
+    return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
