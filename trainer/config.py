@@ -119,11 +119,7 @@ class OptimConfig:
     beta2: float = option("AdamW's beta2", 0.999)
     eps: float = option("AdamW's epsilon", 1e-8)
     clip_grad: float | None = option("largest norm of the gradient (default: no limit)", None)
-    fused: str = option(
-        "torch's fused AdamW: one kernel for all weights; auto is on on a GPU and off elsewhere",
-        "auto",
-        choices=("auto", "on", "off"),
-    )
+    fused: bool = option("torch's fused AdamW: one kernel for the whole update", True)
     ema: float | None = option(
         "measure and leave an exponential moving average of the weights, which keeps this share "
         "of itself at every step, such as 0.999 (default: the last weights)",
