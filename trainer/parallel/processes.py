@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+_PATIENCE = timedelta(hours=6)
+"""The others wait while the first process measures; torchrun ends them if it dies."""
 _left: list[dist.ProcessGroup | None] = []
 """Groups that were left. Should DDP's reducer be the last to hold one, it would join gloo's thread
 while it keeps the interpreter's lock, which that thread may be waiting for, to let a tensor go."""
@@ -46,8 +49,7 @@ class World:
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
+        self.all_of([None])  # a barrier would be the GPUs', where there are some
 
 
 def speaks() -> bool:
@@ -69,7 +71,10 @@ def join_world(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Objects go over the CPU: each step tells what was bad, and over NCCL that would wait for the
+    # GPU to finish the step before.
+    backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backends, timeout=_PATIENCE)
     try:
         yield World(device, dist.get_rank(), dist.get_world_size())
     finally:
