@@ -26,8 +26,8 @@ PER_PART = 10_000
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    options = parser("exact search by blocks against IndexFlatIP", samples=400_000)
-    options.add_argument("--queries", type=int, default=2048, help="(%(default)s)")
+    options = parser("exact search by blocks against IndexFlatIP", samples=400_000, rounds=3)
+    options.add_argument("--queries", type=int, default=8192, help="(%(default)s)")
     options.add_argument("--dimension", type=int, default=512, help="(%(default)s)")
     options.add_argument("--k", type=int, default=10, help="neighbours (%(default)s)")
     arguments = options.parse_args(argv)

@@ -134,9 +134,17 @@ def test_stage_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_trainer_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = Path(trainer_speed.__file__).parent.parent / "toyworld" / "models" / "clip"
     sizes = ("--samples", "20", "--batch", "8", "--steps", "2", "--rounds", "1", "--workers", "1")
-    body = run(trainer_speed.main, tmp_path, "--model", str(model), *sizes)
+    more = ("--precision", "bf16", "--peak-tflops", "0.1")
+    body = run(trainer_speed.main, tmp_path, "--model", str(model), *sizes, *more)
     assert list(body["results"]) == ["arf, bare", "arf, ours", "our loop", "real loader"]
+    assert body["conditions"]["precision"] == "bfloat16"
+    assert list(body["costs"]) == ["ARF", "FLYP"]
+    for taken in body["costs"].values():
+        assert taken["utilisation"] == pytest.approx(taken["tflops"] / 0.1, abs=0.01)
+    # Finetune images, captions of them and pairs, beside finetune images and texts of classes.
+    assert 1.5 < body["costs"]["ARF"]["tflop"] / body["costs"]["FLYP"]["tflop"] < 3
     loader = body["results"].pop("real loader")
+    assert 0 <= loader["wait"] <= 1
     assert loader["ratios"] == [loader["ratio"]]
     assert set(loader["seconds"]) == {"ours", "theirs"}
     check_contests(body["results"], rounds=1)
