@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import open_clip
 import pytest
 import webdataset
+from commands import command
 from tiny_builds import BLIP, CLIP
 from tiny_data import photographs, pool
 
 from schemas.manifest import MANIFEST_NAME, Manifest
-
-ROOT = Path(__file__).parent.parent
-
-
-def command(*words: object) -> str:
-    """Output of ``python -m WORDS``; fails with the error's text when the command does."""
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,12 @@ from toyworld.world import WorldConfig, ensure_world
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+MODEL = "ViT-B-16/laion2b_s34b_b88k"
 REPLACED = {
+    f"--model {MODEL}": f"--model {CLIP} --batch-size 32",  # the default is for more images
     # The small captioner has fewer positions than the default length of a caption.
     "Salesforce/blip-image-captioning-base": f"{BLIP} --max_new_tokens 24",
-    "ViT-B-16/laion2b_s34b_b88k": str(CLIP),
+    MODEL: str(CLIP),
 }
 
 
@@ -34,7 +36,7 @@ REPLACED = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data that the commands name, from the toy world."""
     folder = tmp_path_factory.mktemp("readme")
-    small = WorldConfig(finetune=520, pool=120, pool_shard=60, evaluation=24)
+    small = WorldConfig(finetune=96, pool=60, pool_shard=30, evaluation=24)
     world = ensure_world(folder / "world", small)
     (folder / "data").mkdir()
     for name, place in (

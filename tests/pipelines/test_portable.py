@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from portable import portable_runner, workers
-from tiny_builds import Built, contents, ended, start, without_progress
+from tiny_builds import Built, build, contents, ended, start, without_progress
 
 from pipelines.watching.worker_deaths import ABSENT, LATE, SENTENCE
 
@@ -70,6 +70,6 @@ def test_a_worker_is_killed(
     assert stopped.sentence in said
     assert len(without_progress(stopped.err)) == 2, stopped.err
     assert not (output / "anchor_set.json").exists()
-    built = ended(start(finetune, pairs, output))
+    built = build(finetune, pairs, output)
     assert built.code == 0, built.err
     assert contents(output) == contents(reference[0])

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import open_clip
 import pytest
+from commands import command
 from PIL import Image
 from safetensors.torch import load_file
 
+from toyworld.__main__ import main
 from toyworld.demo import GROUPS, METHODS, table
 from toyworld.world import EVAL_SETS
 
@@ -68,13 +70,15 @@ def test_the_trained_folders_are_open_clips(output: Path) -> None:
         assert set(model.state_dict()) == set(saved)
 
 
-def test_a_demo_that_is_done_is_not_done_again(output: Path) -> None:
+def test_a_demo_that_is_done_is_not_done_again(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [output / name / "open_clip_model.safetensors" for name in ("flyp", "arf")]
     files += [output / "anchors" / "anchor_set.json", output / "world" / "world.json"]
     times = [path.stat().st_mtime_ns for path in files]
     results = (output / "results.json").read_bytes()
-    done = run_demo(output)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("toyworld.demo.run", command)
+    assert main(["demo", "--output", str(output), *SIZES]) == 0
     assert [path.stat().st_mtime_ns for path in files] == times
     assert (output / "results.json").read_bytes() == results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +90,18 @@ def test_what_is_said_of_them_is_all_there() -> None:
         assert model["epochs"] > 0
 
 
-def test_pretraining_writes_folders_that_load(tmp_path: Path) -> None:
+def test_pretraining_writes_folders_that_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pass over a few pictures: too little to learn, enough to run every line."""
+    from toyworld import corpus
     from toyworld.pretrain import pretrain
 
+    monkeypatch.setattr(corpus, "_SLICE", 200)
+    # Threads, since processes would have slices of the true size.
+    monkeypatch.setattr(corpus, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
     with torch.random.fork_rng():
-        pretrain(tmp_path, images=1000, clip_epochs=1, blip_epochs=0.5, only=None, checks=1000)
+        pretrain(tmp_path, images=200, clip_epochs=1, blip_epochs=0.5, only=None, checks=200)
     figures = json.loads((tmp_path / "figures.json").read_text("utf-8"))
     assert set(figures) == {"clip", "blip"}
     assert (
@@ -105,5 +112,5 @@ def test_pretraining_writes_folders_that_load(tmp_path: Path) -> None:
     assert captioner.caption([image], [captioner.start("")], [0])
     first = (tmp_path / "clip" / "open_clip_model.safetensors").read_bytes()
     with torch.random.fork_rng():
-        pretrain(tmp_path, images=1000, clip_epochs=1, blip_epochs=0.5, only="clip", checks=1000)
+        pretrain(tmp_path, images=200, clip_epochs=1, blip_epochs=0.5, only="clip", checks=200)
     assert (tmp_path / "clip" / "open_clip_model.safetensors").read_bytes() == first
