@@ -391,7 +391,7 @@ def run(
     """Build the pipeline and run it to its end.
 
     Raises:
-        Exception: whatever ended the job, UserError among them (see pipelines.__main__).
+        Exception: whatever ended the job, UserError among them (see pipelines.job).
     """
     pipeline = beam.Pipeline(options=options)
     Composition(pipeline, config, finetune, pool, existing, evaluation, complete=complete).expand()

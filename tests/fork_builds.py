@@ -106,6 +106,7 @@ def _serve() -> None:
     import transformers
     from apache_beam.runners.worker import sdk_worker_main  # noqa: F401  workers find it here
 
+    import pipelines.job  # noqa: F401  what a build imports once its options are checked
     from pipelines.__main__ import main
 
     # These import the rest of what they need only when they are looked up.

@@ -16,12 +16,12 @@ from tiny_builds import contents
 
 from benchmarks.recall import retrieve as run
 from benchmarks.vectors import clustered, metadata, no_screen, write_embeddings
-from pipelines.__main__ import user_sentence
 from pipelines.embedding.embed import FINETUNE, POOL
 from pipelines.parts import Part, left_parts, part_place, read_part, write_part
 from pipelines.retrieval import retrieve, rule
 from pipelines.retrieval.options import RetrieveConfig
 from pipelines.retrieval.search import Block, nearest
+from pipelines.watching.sentences import user_sentence
 from schemas.errors import UserError
 from shards import places
 
