@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -353,6 +355,13 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         if name.startswith("--"):
             assert name in said
     assert "default: 10" in said
+
+
+def test_options_are_checked_before_the_models_are_imported() -> None:
+    heavy = "{'faiss', 'open_clip', 'transformers'}"
+    code = f"import sys, pipelines.__main__; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_finetune_tar_without_samples_is_no_hole(tmp_path: Path, pairs: Path) -> None:
