@@ -68,7 +68,10 @@ def test_a_worker_is_killed(
     # The job service waits for a worker that dies between two of its tasks.
     said = [SENTENCE] if where == "multi_processing" else [SENTENCE, LATE.format(60)]
     assert stopped.sentence in said
-    assert len(without_progress(stopped.err)) == 2, stopped.err
+    *before, _ = without_progress(stopped.err)
+    # No report where Beam had to be left waiting.
+    assert all(line.startswith("anchorft-build: report ") for line in before), stopped.err
+    assert len(before) <= 1
     assert not (output / "anchor_set.json").exists()
     built = build(finetune, pairs, output)
     assert built.code == 0, built.err

@@ -82,7 +82,6 @@ def test_a_fused_update_is_the_plain_one_up_to_rounding_and_resumes_to_the_bit()
     plain = _weights_after(start, False, 6, stop=-1)
     for one, other in zip(whole, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    assert not all(map(torch.equal, whole, plain))
     assert make_optimizer(model, OptimConfig()).defaults["fused"] is True
     assert make_optimizer(model, OptimConfig(fused=False)).defaults["fused"] is None
 
