@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines.assembling import assemble
@@ -23,6 +23,8 @@ from pipelines.selection.captions import STAGE as SELECT_CAPTIONS
 from pipelines.selection.captions import SelectCaptions, caption_select_options
 from pipelines.selection.evaluation import EmbedEvaluation, evaluation_options, stage_name
 from pipelines.units import ReadUnits, unit_names, write_units
+from pipelines.watching.worker_deaths import unheard
+from schemas.errors import UserError
 from schemas.record import IMAGE_TEXT_PAIR, TEXT_COMPENSATED, Kind
 from shards.sources import Source
 
@@ -395,6 +397,11 @@ def run(
     """
     pipeline = beam.Pipeline(options=options)
     Composition(pipeline, config, finetune, pool, existing, evaluation, complete=complete).expand()
-    result = pipeline.run()
-    result.wait_until_finish()
+    try:
+        result = pipeline.run()
+        result.wait_until_finish()
+    except Exception as error:
+        if sentence := unheard(error, options.view_as(PortableOptions)):
+            raise UserError(sentence) from error
+        raise
     return result

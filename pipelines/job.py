@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from models.clip import resolve
@@ -70,21 +70,19 @@ def _build_quietly(config: BuildConfig, options: PipelineOptions) -> PipelineRes
     aside = worker_output.set_aside() if workers else contextlib.nullcontext()
     with Interrupts() as interrupts, aside as log, WorkerDeaths() as deaths:
         try:
-            return build(config, options)
+            return build(config, options, deaths)
         except Exception as error:
             if interrupts.seen:
                 raise KeyboardInterrupt from None
             if user_sentence(error) is None and (deaths.seen or worker_died(error)):
                 raise UserError(worker_deaths.SENTENCE) from error
-            if sentence := worker_deaths.unheard(error, options.view_as(PortableOptions)):
-                raise UserError(sentence) from error
             if log is not None and user_sentence(error) is None:
                 log.seek(0)
                 print(log.read().decode(errors="replace"), file=sys.stderr)
             raise
 
 
-def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
+def build(config: BuildConfig, options: PipelineOptions, deaths: WorkerDeaths) -> PipelineResult:
     """Check the sources, the models and the output, then run the pipeline.
 
     Raises:
@@ -105,7 +103,7 @@ def build(config: BuildConfig, options: PipelineOptions) -> PipelineResult:
     choose_device(config.machine.device, config.embedding.precision)
     complete = claim_output(config, config.build_id(finetune, pool, existing, *evaluation))
     progress = Progress(config.work, _units(config, finetune, existing or pool, evaluation))
-    with reported(config, progress), progress:
+    with reported(config, progress, deaths), progress:
         return run(config, options, finetune, pool, existing, evaluation, complete=complete)
 
 

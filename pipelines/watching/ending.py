@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pipelines.watching.page import page
 from pipelines.watching.progress import ASSEMBLE, Progress
 from pipelines.watching.report import JSON_NAME, PAGE_NAME, draw_up
 from pipelines.watching.sentences import user_sentence
-from pipelines.watching.worker_deaths import SENTENCE, worker_died
+from pipelines.watching.worker_deaths import SENTENCE, WorkerDeaths, worker_died
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Manifest
 from shards import places
@@ -21,13 +22,22 @@ GOOD_ENDS = ("complete", "stages done")
 
 
 @contextlib.contextmanager
-def reported(config: BuildConfig, progress: Progress) -> Iterator[None]:
+def reported(config: BuildConfig, progress: Progress, deaths: WorkerDeaths) -> Iterator[None]:
     """Write WORK/report.json and WORK/report.html when what it holds ends or fails.
 
     Where it fails, the page is named on standard error, ahead of what went wrong. A report that
     cannot be written takes nothing away from the build, nor from the error that ended it.
     """
     began = time.monotonic()
+
+    def report(ended: str) -> None:
+        with contextlib.suppress(UserError, OSError):
+            _write(config, progress, ended, time.monotonic() - began)
+            if ended not in GOOD_ENDS:
+                place = places.join(config.work, PAGE_NAME)
+                print(f"anchorft-build: report {place}", file=sys.stderr)
+
+    deaths.before_end = functools.partial(report, SENTENCE)
     ended = "stopped"
     try:
         yield
@@ -36,11 +46,8 @@ def reported(config: BuildConfig, progress: Progress) -> Iterator[None]:
         ended = _sentence(error)
         raise
     finally:
-        with contextlib.suppress(UserError, OSError):
-            _write(config, progress, ended, time.monotonic() - began)
-            if ended not in GOOD_ENDS:
-                place = places.join(config.work, PAGE_NAME)
-                print(f"anchorft-build: report {place}", file=sys.stderr)
+        deaths.before_end = None
+        report(ended)
 
 
 def _sentence(error: Exception) -> str:

@@ -7,9 +7,11 @@ either case is to raise an error in the thread that watches the process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 import grpc  # type: ignore[import-untyped]
@@ -39,10 +41,12 @@ class WorkerDeaths:
 
     Attributes:
         seen: whether one died.
+        before_end: is called before the process is ended, to leave what a build leaves.
     """
 
     def __init__(self, patience: float = _PATIENCE) -> None:
         self.seen = False
+        self.before_end: Callable[[], None] | None = None
         self._patience = patience
         self._over = threading.Event()
 
@@ -71,6 +75,9 @@ class WorkerDeaths:
     def _wait_and_end(self) -> None:
         if self._over.wait(self._patience):
             return
+        if self.before_end is not None:
+            with contextlib.suppress(Exception):  # nothing may keep the process from ending
+                self.before_end()
         print(f"anchorft-build: error: {SENTENCE}", file=sys.stderr, flush=True)
         os._exit(2)  # the main thread waits for the dead; nothing that it holds is half-written
 

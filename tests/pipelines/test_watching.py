@@ -234,13 +234,14 @@ def test_how_beam_tells_of_a_dead_worker() -> None:
 def test_a_command_does_not_wait_for_the_dead() -> None:
     """Beam's thread has told of a worker's end, and the main thread goes on waiting for it."""
     code = """
-import threading, time
+import sys, threading, time
 from pipelines.watching.worker_deaths import WorkerDeaths
 
 def watch():
     raise RuntimeError("Worker subprocess exited with return code 137")
 
 with WorkerDeaths(patience=0.2) as deaths:
+    deaths.before_end = lambda: print("the report", file=sys.stderr)
     threading.Thread(target=watch).start()
     time.sleep(200)
 """
@@ -253,7 +254,7 @@ with WorkerDeaths(patience=0.2) as deaths:
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"anchorft-build: error: {SENTENCE}"
+    assert done.stderr.splitlines()[-2:] == ["the report", f"anchorft-build: error: {SENTENCE}"]
 
 
 def test_where_parts_lie(tmp_path: Path) -> None:
